@@ -1,0 +1,264 @@
+"""Column types that refuse what PostgreSQL would refuse later, or accept and garble."""
+
+from __future__ import annotations
+
+import json
+import math
+from array import array
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, Final, TypeVar, cast
+
+from pgvector.sqlalchemy import VECTOR
+from pydantic import BaseModel, ConfigDict, ValidationError
+from sqlalchemy import DateTime, Dialect, Text
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.types import TypeDecorator
+
+from tenantry.errors import InvalidValueError
+
+__all__ = [
+    "CONTENT_MAX_BYTES",
+    "EMBEDDING_DIMENSIONS",
+    "BoundedText",
+    "Embedding",
+    "JsonModel",
+    "JsonObject",
+    "TypedJson",
+    "UtcDateTime",
+    "check_embedding",
+    "check_text",
+]
+
+EMBEDDING_DIMENSIONS: Final = 1024
+"""Length of every stored vector, in float32 components."""
+
+CONTENT_MAX_BYTES: Final = 16 * 1024 * 1024
+"""Longest message, document or chunk, in bytes of UTF-8; four million tokens are about this."""
+
+
+M = TypeVar("M", bound="JsonModel")
+
+
+def check_text(value: object, *, max_bytes: int, where: str) -> str:
+    """Return ``value`` when PostgreSQL can store it as text.
+
+    Args:
+        value: What is to be stored.
+        max_bytes: Its longest permitted form, in bytes of UTF-8.
+        where: How the message calls the place, as in ``"messages.content"``.
+
+    Raises:
+        InvalidValueError: Not a string, contains NUL or a lone surrogate, or is too long.
+    """
+    if not isinstance(value, str):
+        raise InvalidValueError(f"{where} is a {type(value).__name__}; a str is required.")
+    if "\0" in value:
+        raise InvalidValueError(
+            f"{where} contains NUL at character {value.index(chr(0))}, which PostgreSQL cannot "
+            "store in text. Remove it first."
+        )
+    try:
+        size = len(value.encode())
+    except UnicodeEncodeError as error:
+        raise InvalidValueError(
+            f"{where} contains a lone surrogate (U+{ord(value[error.start]):04X}) at character "
+            f"{error.start}, so it is not valid Unicode. Decode its source with the right encoding."
+        ) from None
+    if size > max_bytes:
+        raise InvalidValueError(
+            f"{where} is {size:,} bytes of UTF-8; at most {max_bytes:,} fit. Split it."
+        )
+    return value
+
+
+def check_embedding(
+    value: object, *, dimensions: int = EMBEDDING_DIMENSIONS, where: str = "embedding"
+) -> list[float]:
+    """Return ``value`` as a list of floats when cosine distance is defined for it.
+
+    Args:
+        value: A sequence or one-dimensional array of ``dimensions`` numbers.
+        dimensions: The required length.
+        where: How the message calls the place.
+
+    Raises:
+        InvalidValueError: Wrong length, not numbers, NaN, infinite or zero as float32.
+    """
+    tolist = getattr(value, "to_list", None) or getattr(value, "tolist", None)
+    numbers: Any = tolist() if tolist is not None else value
+    if isinstance(numbers, str | bytes) or not isinstance(numbers, Sequence):
+        raise InvalidValueError(
+            f"{where} is a {type(value).__name__}; a sequence of {dimensions} numbers is required."
+        )
+    if len(numbers) != dimensions:
+        raise InvalidValueError(
+            f"{where} has {len(numbers)} dimensions; {dimensions} are required. Pad shorter "
+            "vectors with zeros (cosine distances stay the same) or use another embedder."
+        )
+    try:
+        stored = array("f", numbers)
+    except (TypeError, OverflowError) as error:
+        raise InvalidValueError(f"{where} must hold float32 numbers only: {error}.") from None
+    squares = math.fsum(x * x for x in stored)
+    if not math.isfinite(squares):
+        at = next(i for i, x in enumerate(stored) if not math.isfinite(x))
+        raise InvalidValueError(
+            f"{where}[{at}] is {numbers[at]}; every component must be a finite float32."
+        )
+    if squares == 0.0:
+        raise InvalidValueError(
+            f"{where} has length zero; cosine distance is not defined for it. Store NULL for "
+            "'not embedded yet'."
+        )
+    return cast("list[float]", list(numbers))
+
+
+class BoundedText(TypeDecorator[str]):
+    """``text`` without NUL or lone surrogates, up to ``max_bytes`` bytes of UTF-8."""
+
+    impl = Text
+    cache_ok = True
+
+    def __init__(self, max_bytes: int = 1024) -> None:
+        super().__init__()
+        self.max_bytes = max_bytes
+
+    def accept(self, value: object, where: str) -> str:
+        """Refuse what cannot be stored; see `check_text`."""
+        return check_text(value, max_bytes=self.max_bytes, where=where)
+
+    def process_bind_param(self, value: object, dialect: Dialect) -> str | None:
+        """Refuse what cannot be stored; see `check_text`."""
+        del dialect
+        return None if value is None else self.accept(value, "a text value")
+
+
+class Embedding(TypeDecorator[list[float]]):
+    """``vector(n)`` that refuses vectors for which cosine distance is undefined."""
+
+    impl = VECTOR
+    cache_ok = True
+
+    def __init__(self, dimensions: int = EMBEDDING_DIMENSIONS) -> None:
+        super().__init__(dimensions)
+        self.dimensions = dimensions
+
+    def accept(self, value: object, where: str) -> list[float]:
+        """Refuse what cannot be compared; see `check_embedding`."""
+        return check_embedding(value, dimensions=self.dimensions, where=where)
+
+    def process_bind_param(self, value: object, dialect: Dialect) -> list[float] | None:
+        """Refuse what cannot be compared; see `check_embedding`."""
+        del dialect
+        return None if value is None else self.accept(value, "an embedding")
+
+    # pgvector's distance operators.
+    comparator_factory = VECTOR.Comparator
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """``timestamptz``; a naive datetime is refused instead of being taken for local time."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def accept(self, value: object, where: str) -> datetime:
+        """Refuse naive datetimes and convert others to UTC."""
+        if not isinstance(value, datetime) or value.utcoffset() is None:
+            raise InvalidValueError(
+                f"{where} is {value!r}; a datetime with a time zone is required. "
+                "Use datetime.now(UTC)."
+            )
+        return value.astimezone(UTC)
+
+    def process_bind_param(self, value: object, dialect: Dialect) -> datetime | None:
+        """Refuse naive datetimes and convert others to UTC."""
+        del dialect
+        return None if value is None else self.accept(value, "a time")
+
+
+class JsonModel(BaseModel):
+    """Base of the typed JSON columns: known keys are checked, unknown keys are kept.
+
+    Frozen, since SQLAlchemy could not see a change inside it: assign a changed copy, as in
+    ``widget.config = widget.config.model_copy(update={"theme": "dark"})``.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
+
+
+class JsonObject(TypeDecorator[dict[str, Any]]):
+    """``jsonb`` holding any JSON object, as a dict."""
+
+    impl = JSONB
+    cache_ok = True
+
+    def accept(self, value: object, where: str) -> dict[str, Any]:
+        """Return ``value`` when it is an object that PostgreSQL's jsonb can hold.
+
+        Raises:
+            InvalidValueError: Not a dict, not JSON, NaN or infinite numbers, NUL or lone
+                surrogates in a string, or over `CONTENT_MAX_BYTES`.
+        """
+        if not isinstance(value, dict):
+            raise InvalidValueError(f"{where} is a {type(value).__name__}; a dict is required.")
+        _check_json(value, where)
+        return value
+
+    def process_bind_param(self, value: object, dialect: Dialect) -> dict[str, Any] | None:
+        """Refuse what jsonb cannot hold; see `accept`."""
+        del dialect
+        return None if value is None else self.accept(value, "a JSON value")
+
+
+class TypedJson(TypeDecorator[M]):
+    """``jsonb`` that holds one `JsonModel`."""
+
+    impl = JSONB
+    cache_ok = True
+
+    def __init__(self, model: type[M]) -> None:
+        super().__init__()
+        self.model = model
+
+    def accept(self, value: object, where: str) -> M:
+        """Return ``value``, a model or a dict, as a checked model.
+
+        Raises:
+            InvalidValueError: It does not fit; the message names the field, not its value.
+        """
+        if isinstance(value, BaseModel):
+            value = value.model_dump(mode="json")
+        try:
+            model = self.model.model_validate(value)
+        except ValidationError as error:
+            found = "; ".join(
+                f"{'.'.join([where, *map(str, each['loc'])])}: {each['msg']}"
+                for each in error.errors(include_input=False, include_url=False)
+            )
+            raise InvalidValueError(f"{found}. Nothing was written.") from None
+        _check_json(model.model_dump(mode="json"), where)
+        return model
+
+    def process_bind_param(self, value: object, dialect: Dialect) -> Any:
+        """Check and serialise; see `accept`."""
+        del dialect
+        if value is None:
+            return None
+        return self.accept(value, "a JSON value").model_dump(mode="json")
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> M | None:
+        """Return the stored object as its model."""
+        del dialect
+        return None if value is None else self.model.model_validate(value)
+
+
+def _check_json(value: object, where: str) -> None:
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidValueError(f"{where} is not JSON: {error}.") from None
+    if "\\u0000" in text:
+        raise InvalidValueError(f"{where} contains NUL, which jsonb cannot store. Remove it first.")
+    check_text(text, max_bytes=CONTENT_MAX_BYTES, where=where)

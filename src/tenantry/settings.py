@@ -1,0 +1,89 @@
+"""Frozen settings, read once at the edge and passed down."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Self
+
+from sqlalchemy import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+from tenantry.errors import ConfigurationError
+
+__all__ = ["ADMIN_URL", "DATABASE_URL", "DATA_DIR", "Settings", "parse_url"]
+
+DATABASE_URL: Final = "TENANTRY_DATABASE_URL"
+ADMIN_URL: Final = "TENANTRY_ADMIN_URL"
+DATA_DIR: Final = "TENANTRY_DATA_DIR"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """Where the database is and how it is used.
+
+    Args:
+        database_url: Connects as the application's role. None: the embedded server.
+        admin_url: Connects as a role that may migrate and become the operator. With
+            ``database_url`` alone, there is no operator session and no migration.
+        data_dir: Where the embedded server keeps its data. None: its own default.
+        pool_size: Connections that each pool keeps open.
+        max_overflow: Connections that a pool may open beyond them, for a while.
+        connect_timeout_seconds: How long to wait for a new connection.
+
+    The URLs are SQLAlchemy's: their ``repr`` and ``str`` mask the password.
+    """
+
+    database_url: URL | None = None
+    admin_url: URL | None = None
+    data_dir: Path | None = None
+    pool_size: int = 10
+    max_overflow: int = 10
+    connect_timeout_seconds: float = 10.0
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> Self:
+        """Read the ``TENANTRY_…`` variables; an empty one counts as unset.
+
+        Raises:
+            ConfigurationError: A URL cannot be read, or the admin URL stands alone.
+        """
+        values = os.environ if environment is None else environment
+        database_url = values.get(DATABASE_URL) or None
+        admin_url = values.get(ADMIN_URL) or None
+        data_dir = values.get(DATA_DIR) or None
+        if admin_url and not database_url:
+            raise ConfigurationError(
+                f"{ADMIN_URL} is set and {DATABASE_URL} is not. Set {DATABASE_URL} to the "
+                "application's role as well, or neither for the embedded server."
+            )
+        return cls(
+            database_url=parse_url(database_url, source=DATABASE_URL) if database_url else None,
+            admin_url=parse_url(admin_url, source=ADMIN_URL) if admin_url else None,
+            data_dir=Path(data_dir).expanduser() if data_dir else None,
+        )
+
+
+def parse_url(text: str | URL, *, source: str = "the database URL") -> URL:
+    """Parse ``postgresql://user:password@host:port/database?option=value``.
+
+    Args:
+        text: The URL; ``postgres://`` and drivers as in ``postgresql+psycopg://`` are fine too.
+        source: Where it came from, for the message.
+
+    Raises:
+        ConfigurationError: It is not such a URL. The message does not repeat it, as it may
+            hold a password.
+    """
+    required = "postgresql://USER:PASSWORD@HOST:PORT/DATABASE is required"
+    try:
+        url = make_url(text)
+    except (ArgumentError, ValueError):
+        raise ConfigurationError(f"{source} is not a URL; {required}.") from None
+    if url.get_backend_name() not in {"postgresql", "postgres"}:
+        raise ConfigurationError(f"{source} is for {url.get_backend_name()!r}; {required}.")
+    if not url.database:
+        raise ConfigurationError(f"{source} names no database; {required}.")
+    return url.set(drivername="postgresql")
