@@ -1,0 +1,1 @@
+"""Who may see which row: sessions bound to a tenant, roles, functions, policies."""

@@ -1,0 +1,160 @@
+"""Connections to PostgreSQL, and the one place where its refusals become our errors."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+import asyncpg
+from sqlalchemy import URL, Connection, event
+from sqlalchemy.engine import ExceptionContext
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool, Pool
+from sqlalchemy.util import await_only
+
+from tenantry.errors import (
+    ConfigurationError,
+    CrossTenantError,
+    DatabaseUnavailableError,
+    PrivilegeError,
+    TenantryError,
+    TenantUnknownError,
+)
+
+__all__ = ["connect", "create_engine", "run_script", "where"]
+
+# The functions of PostgreSQL that report these two refusals; both have SQLSTATE 42501.
+_ROW_SECURITY_CHECK: Final = "ExecWithCheckOptions"
+_CONNECTION_LOST: Final = ("08", "57P01", "57P02", "57P03")
+
+
+def where(url: URL) -> str:
+    """Return ``role@host:port/database`` of ``url`` for messages, without the password."""
+    query_host = url.query.get("host")
+    host = url.host or (query_host if isinstance(query_host, str) else None) or "localhost"
+    port = f":{url.port}" if url.port else ""
+    return f"{url.username or 'the default role'}@{host}{port}/{url.database}"
+
+
+async def connect(
+    url: URL, *, timeout_seconds: float = 10.0, connection_class: type[Any] = asyncpg.Connection
+) -> asyncpg.Connection[Any]:
+    """Open one asyncpg connection.
+
+    Raises:
+        DatabaseUnavailableError: No answer, a wrong password, no such role or database, or no
+            connection free. The message says which, and where; it holds no password.
+        ConfigurationError: The URL has an option that the driver does not know.
+    """
+    place = where(url)
+    try:
+        return await asyncpg.connect(
+            url.render_as_string(hide_password=False),
+            timeout=timeout_seconds,
+            connection_class=connection_class,
+            server_settings={"application_name": "tenantry"},
+        )
+    except asyncpg.PostgresError as error:
+        raise _refused(error, place) from error
+    except (TimeoutError, asyncio.TimeoutError) as error:
+        raise DatabaseUnavailableError(
+            f"No answer from PostgreSQL at {place} within {timeout_seconds:g} s. "
+            "Check the host, the port and the firewall."
+        ) from error
+    except (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
+        if isinstance(error, asyncpg.ClientConfigurationError):
+            raise ConfigurationError(f"The URL for {place} cannot be used: {error}") from None
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise DatabaseUnavailableError(
+            f"Cannot reach PostgreSQL at {place}: {reason}. Is it running, and is the URL right?"
+        ) from error
+
+
+def _refused(error: asyncpg.PostgresError, place: str) -> TenantryError:
+    reasons: dict[str, str] = {
+        "28P01": "the password is wrong or missing. Correct it in the URL",
+        "28000": "it does not let this role in. Check the role's name and pg_hba.conf",
+        "3D000": "there is no such database. Create it or correct the URL",
+        "53300": "all its connections are in use. Raise max_connections or use smaller pools",
+        "57P03": "it is starting up or shutting down. Try again in a moment",
+    }
+    state = error.sqlstate or ""
+    reason = reasons.get(state, f"{type(error).__name__}, SQLSTATE {state}. See the server's log")
+    return DatabaseUnavailableError(f"PostgreSQL at {place} refused the connection: {reason}.")
+
+
+def create_engine(
+    url: URL,
+    *,
+    timeout_seconds: float = 10.0,
+    pool_class: type[Pool] | None = None,
+    **pool_options: Any,
+) -> AsyncEngine:
+    """Return an engine over `connect`.
+
+    Errors of the engine never repeat the parameters of a statement, which may be secrets, and
+    those that say who may see what arrive as `TenantryError`.
+    """
+
+    async def open_connection() -> asyncpg.Connection[Any]:
+        return await connect(url, timeout_seconds=timeout_seconds)
+
+    if pool_class is NullPool:
+        pool_options = {}
+    engine = create_async_engine(
+        "postgresql+asyncpg://",
+        async_creator=open_connection,
+        poolclass=pool_class,
+        hide_parameters=True,
+        **pool_options,
+    )
+    event.listen(engine.sync_engine, "handle_error", _translate)
+    return engine
+
+
+def _translate(context: ExceptionContext) -> TenantryError | None:
+    """Turn what PostgreSQL says about tenants, rights and its own absence into our errors.
+
+    Other errors, such as a violated unique constraint, stay SQLAlchemy's, as its users expect.
+    """
+    cause = getattr(context.original_exception, "__cause__", None)
+    if not isinstance(cause, asyncpg.PostgresError):
+        return None
+    state = cause.sqlstate or ""
+    details = cause.as_dict()
+    table = details.get("table_name")
+    constraint = details.get("constraint_name") or ""
+    if state == "42501":
+        if details.get("server_source_function") == _ROW_SECURITY_CHECK:
+            return CrossTenantError(
+                "Row security refused the row: it belongs to another tenant, or no tenant is "
+                "bound to this transaction. Write rows of the bound tenant only."
+            )
+        return PrivilegeError(f"PostgreSQL refused: {details.get('message')}.")
+    if state == "23503" and constraint == f"{table}_tenant_id_fkey":
+        return TenantUnknownError(
+            f"There is no such tenant, so {table} cannot hold its rows. "
+            "`tenantry tenant list` shows the tenants."
+        )
+    if state.startswith(_CONNECTION_LOST[0]) or state in _CONNECTION_LOST:
+        return DatabaseUnavailableError(
+            f"PostgreSQL ended the connection (SQLSTATE {state}). Nothing uncommitted was kept."
+        )
+    return None
+
+
+def run_script(connection: Connection, script: str) -> None:
+    """Run several statements in the transaction of ``connection``, which is begun if need be.
+
+    SQLAlchemy prepares every statement for asyncpg, and PostgreSQL prepares only one at a time;
+    the driver's own ``execute`` sends a script as it is.
+
+    Raises:
+        asyncpg.PostgresError: What PostgreSQL says of a statement in it.
+    """
+    driver = connection.connection.driver_connection
+    if isinstance(driver, asyncpg.Connection):
+        connection.exec_driver_sql("SELECT 1")  # the transaction begins with the first statement
+        await_only(driver.execute(script))
+    else:
+        connection.exec_driver_sql(script)

@@ -1,0 +1,156 @@
+"""What a connection is allowed to be before tenantry works with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from tenantry.errors import (
+    PrivilegeError,
+    SchemaMissingError,
+    SchemaTooNewError,
+    UnsafeRoleError,
+    UnsupportedServerError,
+)
+from tenantry.schema.base import SCHEMA_REVISION
+from tenantry.schema.row_security import APP_ROLE, AUTH_ROLE, OPERATOR_ROLE, OWNER_ROLE
+
+__all__ = ["check_application_role", "check_server", "newer_revisions"]
+
+POSTGRESQL_MINIMUM: Final = 16
+PGVECTOR_MINIMUM: Final = (0, 8)
+REVISION_PREFIX: Final = "tenantry_"
+
+_SERVER = text("""
+    SELECT current_setting('server_version_num')::int AS number,
+           current_setting('server_version') AS version,
+           (SELECT coalesce(i.extversion, a.default_version) FROM pg_available_extensions a
+              LEFT JOIN pg_extension i ON i.extname = a.name WHERE a.name = 'vector') AS vector,
+           EXISTS (SELECT FROM pg_available_extensions WHERE name = 'pg_trgm') AS pg_trgm,
+           (SELECT extversion FROM pg_extension WHERE extname = 'vector') AS vector_installed
+""")
+
+# MEMBER, not USAGE: a role that can SET ROLE to another can do all that the other can.
+_ROLE = text("""
+    SELECT current_user AS name,
+           EXISTS (SELECT FROM pg_roles WHERE rolname = :app) AS app_exists,
+           (SELECT pg_has_role(oid, 'USAGE') FROM pg_roles WHERE rolname = :app) AS is_app,
+           ARRAY(SELECT r.rolname::text FROM pg_roles r
+                  WHERE r.rolsuper AND pg_has_role(r.oid, 'MEMBER') ORDER BY 1) AS superusers,
+           ARRAY(SELECT r.rolname::text FROM pg_roles r
+                  WHERE r.rolbypassrls AND pg_has_role(r.oid, 'MEMBER') ORDER BY 1) AS bypassing,
+           ARRAY(SELECT r.rolname::text FROM pg_roles r
+                  WHERE r.rolname = ANY (:above) AND pg_has_role(r.oid, 'MEMBER')
+                  ORDER BY 1) AS above,
+           ARRAY(SELECT c.relname::text FROM pg_class c
+                  WHERE c.relkind IN ('r', 'p') AND c.relrowsecurity
+                    AND pg_has_role(c.relowner, 'MEMBER') ORDER BY 1 LIMIT 3) AS owned,
+           to_regclass('public.tenants') IS NOT NULL AS has_schema
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class _Server:
+    number: int
+    version: str
+    vector: str | None
+    pg_trgm: bool
+    vector_installed: str | None
+
+
+async def check_server(connection: AsyncConnection) -> None:
+    """Check the versions of PostgreSQL and of what it can load.
+
+    Raises:
+        UnsupportedServerError: PostgreSQL before 16, pgvector missing or before 0.8, or pg_trgm
+            missing.
+    """
+    row = (await connection.execute(_SERVER)).one()
+    server = _Server(*row)
+    if server.number // 10000 < POSTGRESQL_MINIMUM:
+        raise UnsupportedServerError(
+            f"This is PostgreSQL {server.version}; {POSTGRESQL_MINIMUM} or newer is required. "
+            "Upgrade the server or use another."
+        )
+    required = ".".join(map(str, PGVECTOR_MINIMUM))
+    if server.vector is None:
+        raise UnsupportedServerError(
+            f"pgvector is not installed on this server; {required} or newer is required. Install "
+            "its package (on Debian postgresql-NN-pgvector) or enable it with your provider."
+        )
+    if tuple(map(int, server.vector.split(".")[:2])) < PGVECTOR_MINIMUM:
+        mend = (
+            "Install a newer package, then run ALTER EXTENSION vector UPDATE."
+            if server.vector_installed
+            else "Install a newer package."
+        )
+        raise UnsupportedServerError(
+            f"pgvector here is {server.vector}; {required} or newer is required. {mend}"
+        )
+    if not server.pg_trgm:
+        raise UnsupportedServerError(
+            "pg_trgm is not installed on this server and is required. Install PostgreSQL's "
+            "contrib package."
+        )
+
+
+async def check_application_role(connection: AsyncConnection) -> None:
+    """Check that the connected role is kept apart by row security, and that there are tables.
+
+    Raises:
+        UnsafeRoleError: The role is, or can become, a superuser, one with BYPASSRLS, the owner
+            of the tables or the operator.
+        PrivilegeError: The role does not have the rights of ``tenantry_app``.
+        SchemaMissingError: The database was not migrated.
+        SchemaTooNewError: It was migrated by a newer tenantry.
+    """
+    row = (
+        await connection.execute(
+            _ROLE, {"app": APP_ROLE, "above": [OWNER_ROLE, AUTH_ROLE, OPERATOR_ROLE]}
+        )
+    ).one()
+    use = f"Connect as {APP_ROLE}, or as a role that has only been granted {APP_ROLE}."
+    for found, what in (
+        (row.superusers, "a superuser, whom row security does not bind"),
+        (row.bypassing, "a role with BYPASSRLS"),
+        (row.above, "a role that may see every tenant"),
+    ):
+        if found:
+            verb = "is" if found == [row.name] else f"can become {found[0]},"
+            raise UnsafeRoleError(f"The application connects as {row.name}, which {verb} {what}. {use}")
+    if row.owned:
+        raise UnsafeRoleError(
+            f"The application connects as {row.name}, which owns {', '.join(row.owned)} and "
+            f"could switch row security off. {use}"
+        )
+    if not row.app_exists or not row.has_schema:
+        raise SchemaMissingError(
+            "This database holds no tenantry tables. Run `tenantry db migrate` first."
+        )
+    if not row.is_app:
+        raise PrivilegeError(
+            f"The application connects as {row.name}, which has not the rights of {APP_ROLE}. "
+            f'Run: GRANT {APP_ROLE} TO "{row.name}";'
+        )
+    applied = (
+        await connection.execute(text("SELECT version_num FROM tenantry.alembic_version"))
+    ).scalars()
+    newer = newer_revisions(applied)
+    if newer:
+        raise SchemaTooNewError(
+            f"This database was migrated to {newer[0]} by a newer tenantry; this one knows up to "
+            f"{SCHEMA_REVISION}. Install the newer tenantry."
+        )
+
+
+def newer_revisions(applied: Iterable[str]) -> list[str]:
+    """Return those of the ``applied`` revisions that are ours and newer than this version."""
+    return sorted(
+        each
+        for each in applied
+        if each.startswith(REVISION_PREFIX) and each > SCHEMA_REVISION
+    )
