@@ -1,0 +1,1 @@
+"""What an operator does: migrations, seeds, the embedded server. Callable without the CLI."""

@@ -1,0 +1,191 @@
+"""The Alembic plugin: row security, grants and functions compared like columns.
+
+It is registered as ``tenantry.row_security``. A project with an Alembic environment of its own
+names it there, and declares `tenantry.schema.RowSecurity` on any of its tables::
+
+    context.configure(
+        ..., autogenerate_plugins=["alembic.autogenerate.*", "tenantry.row_security"]
+    )
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import Final
+
+from alembic.autogenerate.api import AutogenContext
+from alembic.operations.ops import UpgradeOps
+from alembic.runtime.plugins import Plugin
+from alembic.util import DispatchPriority, PriorityDispatchResult
+from sqlalchemy import Connection, MetaData, Table
+
+from tenantry.ops.operations import (
+    CreatePolicyOp,
+    DropPolicyOp,
+    GrantOp,
+    ReplaceFunctionOp,
+    RevokeOp,
+    SecurityOp,
+    SetOwnerOp,
+    SetRowSecurityOp,
+)
+from tenantry.schema.row_security import OWNER_ROLE, Policy, RowSecurity, row_security_of
+from tenantry.tenancy.catalog import (
+    Held,
+    TableSecurity,
+    canonical_policy,
+    held,
+    quote,
+    read_table_security,
+)
+from tenantry.tenancy.connecting import run_script
+from tenantry.tenancy.functions import FUNCTIONS, FunctionState, read_functions
+
+__all__ = ["PLUGIN", "setup"]
+
+PLUGIN: Final = "tenantry.row_security"
+_DEFAULT_SCHEMA: Final = "public"
+
+
+def setup(plugin: Plugin) -> None:
+    """Register the comparators; Alembic calls it once, by entry point."""
+    # Functions first: tables' defaults and policies call them. Row security last: it needs the
+    # tables and columns that the comparators in between bring.
+    plugin.add_autogenerate_comparator(
+        _compare_functions,
+        "autogenerate",
+        "tenantry_functions",
+        qualifier="postgresql",
+        priority=DispatchPriority.FIRST,
+    )
+    plugin.add_autogenerate_comparator(
+        _compare_row_security,
+        "autogenerate",
+        "tenantry_row_security",
+        qualifier="postgresql",
+        priority=DispatchPriority.LAST,
+    )
+
+
+def _compare_functions(context: AutogenContext, upgrade: UpgradeOps) -> PriorityDispatchResult:
+    connection = context.connection
+    if connection is None or "tenants" not in _tables(context.metadata):
+        return PriorityDispatchResult.CONTINUE
+    actual = read_functions(connection)
+    declared = _declared_functions(connection)
+    for function in FUNCTIONS:
+        found = actual.get(function.signature)
+        if found != declared[function.signature]:
+            was = found.definition if found else ""
+            upgrade.ops.append(ReplaceFunctionOp.of(function, was=was))
+    for signature in sorted(actual.keys() - declared.keys()):
+        was = actual[signature].definition
+        upgrade.ops.append(ReplaceFunctionOp(signature, "", was, "is not declared"))
+    return PriorityDispatchResult.CONTINUE
+
+
+def _declared_functions(connection: Connection) -> dict[str, FunctionState | None]:
+    # PostgreSQL prints a function anew from what it has parsed, so what is declared is compared
+    # in print too: created under another name in a savepoint, read, and rolled back.
+    declared: dict[str, FunctionState | None] = {}
+    for function in FUNCTIONS:
+        savepoint = connection.begin_nested()
+        try:
+            name, _, arguments = function.signature.partition("(")
+            scratch = function.sql.replace(f"{name}(", f"{name}_declared(")
+            run_script(connection, scratch)
+            made = read_functions(connection)[f"{name}_declared({arguments}"]
+            declared[function.signature] = replace(
+                made, definition=made.definition.replace(f"{name}_declared(", f"{name}(")
+            )
+        finally:
+            savepoint.rollback()
+    return declared
+
+
+def _compare_row_security(context: AutogenContext, upgrade: UpgradeOps) -> PriorityDispatchResult:
+    if context.connection is None:
+        return PriorityDispatchResult.CONTINUE
+    actual: dict[str, dict[str, TableSecurity]] = {}
+    for table in _tables(context.metadata).values():
+        declared = row_security_of(table)
+        if declared is None:
+            continue
+        schema = table.schema or _DEFAULT_SCHEMA
+        if schema not in actual:
+            actual[schema] = read_table_security(context.connection, schema=schema)
+        found = actual[schema].get(table.name)
+        upgrade.ops.extend(_differences(context.connection, table, declared, found))
+    return PriorityDispatchResult.CONTINUE
+
+
+def _tables(metadata: MetaData | Iterable[MetaData] | None) -> dict[str, Table]:
+    several = [metadata] if isinstance(metadata, MetaData) else list(metadata or ())
+    return {table.key: table for each in several for table in each.sorted_tables}
+
+
+def _differences(
+    connection: Connection, table: Table, declared: RowSecurity, found: TableSecurity | None
+) -> Iterator[SecurityOp]:
+    if found is None:
+        found = TableSecurity(owner=OWNER_ROLE, enabled=False, forced=False)
+        exists = False
+    else:
+        exists = True
+    if found.owner != OWNER_ROLE:
+        yield SetOwnerOp(table.name, OWNER_ROLE, found.owner, table.schema)
+    if (found.enabled, found.forced) != (declared.enabled, declared.forced):
+        yield SetRowSecurityOp(
+            table.name,
+            declared.enabled,
+            declared.forced,
+            found.enabled,
+            found.forced,
+            table.schema,
+        )
+    yield from _policies(connection, table, declared.policies, found.policies, exists=exists)
+    wanted = held(declared.grants)
+    yield from _privileges(table, RevokeOp, found.privileges - wanted)
+    yield from _privileges(table, GrantOp, wanted - found.privileges)
+
+
+def _policies(
+    connection: Connection,
+    table: Table,
+    declared: Iterable[Policy],
+    found: dict[str, Policy],
+    *,
+    exists: bool,
+) -> Iterator[SecurityOp]:
+    wanted = {policy.name: policy for policy in declared}
+    for name, policy in wanted.items():
+        present = found.get(name)
+        if present is not None:
+            if exists and _same(connection, table, policy, present):
+                continue
+            yield DropPolicyOp.of(present, table=table.name, schema=table.schema)
+        yield CreatePolicyOp.of(policy, table=table.name, schema=table.schema)
+    for name in sorted(found.keys() - wanted.keys()):
+        yield DropPolicyOp.of(found[name], table=table.name, schema=table.schema)
+
+
+def _same(connection: Connection, table: Table, declared: Policy, found: Policy) -> bool:
+    if replace(declared, roles=tuple(sorted(declared.roles))) == found:
+        return True
+    qualified = f"{quote(table.schema or _DEFAULT_SCHEMA)}.{quote(table.name)}"
+    return canonical_policy(connection, declared, table=qualified) == found
+
+
+def _privileges(
+    table: Table, operation: type[GrantOp] | type[RevokeOp], privileges: Iterable[Held]
+) -> Iterator[SecurityOp]:
+    grouped: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
+    for role, privilege, column in privileges:
+        grouped[role, privilege if column else ""].add(column or privilege)
+    for (role, privilege), names in sorted(grouped.items()):
+        if privilege:  # one privilege on several columns
+            yield operation(table.name, role, [privilege], sorted(names), table.schema)
+        else:
+            yield operation(table.name, role, sorted(names), (), table.schema)
