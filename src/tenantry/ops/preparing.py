@@ -75,6 +75,14 @@ _DEFAULT_EXECUTE = text("""
 """)
 
 
+_PUBLIC_ON_DATABASE = text("""
+    SELECT a.privilege_type AS privilege
+      FROM pg_database d, aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) a
+     WHERE d.datname = current_database() AND a.grantee = 0
+       AND a.privilege_type IN ('CREATE', 'TEMPORARY') ORDER BY 1
+""")
+
+
 def preparation_differences(connection: Connection) -> list[str]:
     """Return what is not as `prepare` leaves it, a line each."""
     users = (APP_ROLE, AUTH_ROLE, OPERATOR_ROLE)
@@ -94,6 +102,11 @@ def preparation_differences(connection: Connection) -> list[str]:
     lines += [
         f"role {row.name} has {row.attributes}, which is not declared"
         for row in connection.execute(_DANGEROUS, roles)
+    ]
+    # A database copied from a template has not the privileges on the template itself.
+    lines += [
+        f"database: PUBLIC holds {row.privilege}, which is not declared"
+        for row in connection.execute(_PUBLIC_ON_DATABASE)
     ]
     if connection.execute(_DEFAULT_EXECUTE, {"owner": OWNER_ROLE}).scalar_one():
         lines.append(f"default privileges of {OWNER_ROLE}: PUBLIC may execute new functions")

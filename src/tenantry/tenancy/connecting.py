@@ -38,7 +38,7 @@ def where(url: URL) -> str:
 
 async def connect(
     url: URL, *, timeout_seconds: float = 10.0, connection_class: type[Any] = asyncpg.Connection
-) -> asyncpg.Connection[Any]:
+) -> asyncpg.Connection:
     """Open one asyncpg connection.
 
     Raises:
@@ -96,7 +96,7 @@ def create_engine(
     those that say who may see what arrive as `TenantryError`.
     """
 
-    async def open_connection() -> asyncpg.Connection[Any]:
+    async def open_connection() -> asyncpg.Connection:
         return await connect(url, timeout_seconds=timeout_seconds)
 
     if pool_class is NullPool:

@@ -1,0 +1,194 @@
+"""A real PostgreSQL, a migrated template, and a copy of it for each test.
+
+`TENANTRY_TEST_SERVER_URL`, a superuser's URL, runs the tests on that server instead of the
+embedded one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+from sqlalchemy import URL, make_url
+
+from tenantry import Database, Settings
+from tenantry.ops import embedded
+from tenantry.ops.migrations import migrate
+from tenantry.schema import Tenant
+from tenantry.schema.row_security import APP_ROLE
+from tenantry.tenancy.functions import sql_file
+
+# A developer's own settings must not reach the tests.
+for _name in ("TENANTRY_DATABASE_URL", "TENANTRY_ADMIN_URL", "TENANTRY_DATA_DIR"):
+    os.environ.pop(_name, None)
+
+
+@dataclass(frozen=True)
+class Server:
+    """The server under test."""
+
+    url: URL
+
+    def at(self, database: str, *, user: str | None = None) -> URL:
+        """The URL of a database on it, as the superuser or another role."""
+        url = self.url.set(database=database)
+        return url.set(username=user) if user else url
+
+    async def run(self, *statements: str, database: str = "postgres") -> None:
+        """Run statements as the superuser, each in its own transaction."""
+        connection = await open_connection(self.at(database))
+        try:
+            for statement in statements:
+                await connection.execute(statement)
+        finally:
+            await connection.close()
+
+    async def create_database(self, *, template: str = "template0") -> str:
+        """Make a database and return its name."""
+        name = f"tenantry_test_{uuid4().hex[:12]}"
+        await self.run(f"CREATE DATABASE {name} TEMPLATE {template}")
+        if template != "template0":
+            # What is granted on a database itself is not copied with its content.
+            await self.run(sql_file("database.sql"), database=name)
+        return name
+
+    async def drop_database(self, name: str) -> None:
+        """Drop a database, whoever is connected to it."""
+        await self.run(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+async def open_connection(url: URL) -> asyncpg.Connection:
+    """Open a bare driver connection, without anything of tenantry's."""
+    return await asyncpg.connect(url.render_as_string(hide_password=False))
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    """The PostgreSQL server: given by the environment, or an embedded one for this process."""
+    given = os.environ.get("TENANTRY_TEST_SERVER_URL")
+    if given:
+        yield Server(make_url(given))
+        return
+    # Not tmp_path: as root the server runs as another user, who cannot enter that one.
+    folder = Path(tempfile.mkdtemp(prefix="tenantry-", dir="/tmp"))
+    folder.chmod(0o755)
+    settings = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
+    started = embedded.start(folder / "data", settings=settings)
+    try:
+        yield Server(make_url(started.url(database="postgres")))
+    finally:
+        embedded.stop(folder / "data")
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+async def template(server: Server) -> AsyncIterator[str]:
+    """A migrated database that tests copy and never connect to."""
+    name = await server.create_database()
+    await migrate(server.at(name))
+    if server.url.password:
+        connection = await open_connection(server.url)
+        password = await connection.fetchval("SELECT quote_literal($1::text)", server.url.password)
+        await connection.execute(f"ALTER ROLE {APP_ROLE} PASSWORD {password}")
+        await connection.close()
+    yield name
+    await server.drop_database(name)
+
+
+@dataclass(frozen=True)
+class Urls:
+    """How to connect to one test's database."""
+
+    app: URL
+    admin: URL
+
+    @property
+    def settings(self) -> Settings:
+        """The same as settings, with small pools."""
+        return Settings(database_url=self.app, admin_url=self.admin, pool_size=3)
+
+
+@pytest.fixture
+async def empty_database(server: Server) -> AsyncIterator[URL]:
+    """A database without anything, as the superuser."""
+    name = await server.create_database()
+    yield server.at(name)
+    await server.drop_database(name)
+
+
+@pytest.fixture
+async def urls(server: Server, template: str) -> AsyncIterator[Urls]:
+    """A migrated, empty database."""
+    name = await server.create_database(template=template)
+    yield Urls(app=server.at(name, user=APP_ROLE), admin=server.at(name))
+    await server.drop_database(name)
+
+
+@pytest.fixture
+async def db(urls: Urls) -> AsyncIterator[Database]:
+    """The same, opened."""
+    async with Database.connect(settings=urls.settings) as database:
+        yield database
+
+
+Connect = Callable[[URL], Awaitable["asyncpg.Connection"]]
+
+
+@pytest.fixture
+async def connect() -> AsyncIterator[Connect]:
+    """Opens bare connections, which are closed at the end."""
+    opened: list[asyncpg.Connection] = []
+
+    async def open_(url: URL) -> asyncpg.Connection:
+        opened.append(await open_connection(url))
+        return opened[-1]
+
+    yield open_
+    for connection in opened:
+        await asyncio.wait_for(connection.close(), 5)
+
+
+@pytest.fixture
+async def app(urls: Urls, connect: Connect) -> asyncpg.Connection:
+    """A bare connection as the application's role."""
+    return await connect(urls.app)
+
+
+@pytest.fixture
+async def admin(urls: Urls, connect: Connect) -> asyncpg.Connection:
+    """A bare connection as the superuser."""
+    return await connect(urls.admin)
+
+
+@dataclass(frozen=True)
+class TenantPair:
+    """Two tenants that must not see each other."""
+
+    a: Tenant
+    b: Tenant
+
+    def __iter__(self) -> Iterator[Tenant]:
+        return iter((self.a, self.b))
+
+
+@pytest.fixture
+async def tenants(db: Database) -> TenantPair:
+    """Two tenants, Acme (a) and Globex (b)."""
+    a, b = Tenant(name="Acme", slug="acme"), Tenant(name="Globex", slug="globex")
+    async with db.operator(reason="test") as tx:
+        tx.add_all([a, b])
+    return TenantPair(a, b)
+
+
+async def bind(connection: asyncpg.Connection, tenant_id: UUID) -> None:
+    """Bind a tenant to the connection's transaction, as the library does."""
+    await connection.execute(f"SET LOCAL tenantry.tenant_id = '{tenant_id}'")
