@@ -13,7 +13,7 @@ from sqlalchemy.exc import ArgumentError
 
 from tenantry.errors import ConfigurationError
 
-__all__ = ["ADMIN_URL", "DATABASE_URL", "DATA_DIR", "Settings", "parse_url"]
+__all__ = ["ADMIN_URL", "DATABASE_URL", "DATA_DIR", "Settings", "parse_url", "url_text"]
 
 DATABASE_URL: Final = "TENANTRY_DATABASE_URL"
 ADMIN_URL: Final = "TENANTRY_ADMIN_URL"
@@ -87,3 +87,12 @@ def parse_url(text: str | URL, *, source: str = "the database URL") -> URL:
     if not url.database:
         raise ConfigurationError(f"{source} names no database; {required}.")
     return url.set(drivername="postgresql")
+
+
+def url_text(url: URL) -> str:
+    """Return ``url`` with its password, in a form that libpq and every driver reads.
+
+    Spaces in options become ``%20``: SQLAlchemy writes ``+``, which libpq takes for a plus.
+    """
+    head, mark, query = url.render_as_string(hide_password=False).partition("?")
+    return head + mark + query.replace("+", "%20")

@@ -1,18 +1,25 @@
 """The Alembic plugin: row security, grants and functions compared like columns.
 
-It is registered as ``tenantry.row_security``. A project with an Alembic environment of its own
-names it there, and declares `tenantry.schema.RowSecurity` on any of its tables::
+A project with an Alembic environment of its own registers it in ``env.py``, and declares
+`tenantry.schema.RowSecurity` on any of its tables::
 
-    context.configure(
-        ..., autogenerate_plugins=["alembic.autogenerate.*", "tenantry.row_security"]
-    )
+    from tenantry.ops.autogenerate import PLUGIN, register
+
+    register()
+    context.configure(..., autogenerate_plugins=["alembic.autogenerate.*", PLUGIN])
+
+It is no entry point: Alembic loads those while it is being imported itself, and before 1.20.1
+fails on every one, so installing tenantry would break the Alembic of whoever shares its
+environment.
 """
 
 from __future__ import annotations
 
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import cache
 from typing import Final
 
 from alembic.autogenerate.api import AutogenContext
@@ -43,14 +50,20 @@ from tenantry.tenancy.catalog import (
 from tenantry.tenancy.connecting import run_script
 from tenantry.tenancy.functions import FUNCTIONS, FunctionState, read_functions
 
-__all__ = ["PLUGIN", "setup"]
+__all__ = ["PLUGIN", "register", "setup"]
 
 PLUGIN: Final = "tenantry.row_security"
 _DEFAULT_SCHEMA: Final = "public"
 
 
+@cache
+def register() -> None:
+    """Make the plugin known to Alembic; calling it again does nothing."""
+    Plugin.setup_plugin_from_module(sys.modules[__name__], PLUGIN)
+
+
 def setup(plugin: Plugin) -> None:
-    """Register the comparators; Alembic calls it once, by entry point."""
+    """Register the comparators with ``plugin``; Alembic calls it."""
     # Functions first: tables' defaults and policies call them. Row security last: it needs the
     # tables and columns that the comparators in between bring.
     plugin.add_autogenerate_comparator(

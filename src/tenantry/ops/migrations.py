@@ -12,7 +12,6 @@ import asyncpg
 from alembic import command
 from alembic.autogenerate.api import AutogenContext
 from alembic.config import Config
-from alembic.runtime.plugins import Plugin, _all_plugins
 from alembic.script import Script, ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import URL, Connection, text
@@ -39,6 +38,7 @@ __all__ = [
     "downgrade",
     "migrate",
     "migration_connection",
+    "reset",
     "revision",
     "run_frozen_sql",
 ]
@@ -118,8 +118,7 @@ def configuration(project: Project) -> Config:
 
 def context_options(connection: Connection, project: Project) -> dict[str, Any]:
     """Return the arguments of Alembic's ``context.configure``."""
-    if autogenerate.PLUGIN not in _all_plugins:  # not installed, so not found by entry point
-        Plugin.setup_plugin_from_module(autogenerate, autogenerate.PLUGIN)  # type: ignore[arg-type]
+    autogenerate.register()
     return {
         "connection": connection,
         "target_metadata": project.metadata,
@@ -350,3 +349,19 @@ def run_frozen_sql(migration: str, direction: str) -> None:
         context.impl.static_output(script)
     else:
         run_script(op.get_bind(), script)
+
+
+async def reset(
+    admin_url: URL, *, project: Project | None = None, on_step: Step = _log.info
+) -> list[str]:
+    """Drop everything of the owner's in this database, with all rows, and migrate anew.
+
+    Raises:
+        MigrationError, SchemaTooNewError, PrivilegeError: as `migrate`.
+    """
+    async with migration_connection(admin_url, on_step=on_step) as connection:
+        # As the owner: it may drop what is its own, and nothing of anybody else's.
+        await connection.exec_driver_sql(f"DROP OWNED BY {OWNER_ROLE}")
+        await connection.commit()
+    on_step("dropped everything")
+    return await migrate(admin_url, project=project, on_step=on_step)

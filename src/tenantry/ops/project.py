@@ -40,6 +40,7 @@ def load_project(
     *,
     models: tuple[str, ...] = (),
     migrations: Path | None = None,
+    import_models: bool = True,
 ) -> Project:
     """Import the project's models and find its migrations.
 
@@ -48,6 +49,7 @@ def load_project(
         models: Modules (``shop.models``) or files (``models.py``) instead of those in
             pyproject.toml.
         migrations: The folder instead of the one in pyproject.toml.
+        import_models: False where only the migrations matter.
 
     Raises:
         ConfigurationError: pyproject.toml cannot be read, or a module cannot be imported.
@@ -64,8 +66,9 @@ def load_project(
         if not isinstance(folder, str):
             raise ConfigurationError(f"migrations of {_TABLE} must be a path in quotes.")
         migrations = root / folder
-    for name in models:
-        _import(name, base)
+    if import_models:
+        for name in models:
+            _import(name, base)
     return Project(migrations=migrations.resolve(), models=models)
 
 

@@ -1,0 +1,123 @@
+"""What every command shares: where it prints, its settings, and how it runs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.theme import Theme
+from sqlalchemy import URL
+
+from tenantry.database import Database
+from tenantry.errors import ConfigurationError
+from tenantry.ops.development import bring_up
+from tenantry.settings import ADMIN_URL, Settings
+
+__all__ = [
+    "Json",
+    "Migrations",
+    "Models",
+    "admin_url",
+    "err",
+    "open_database",
+    "out",
+    "print_json",
+    "progress",
+    "run",
+    "step",
+]
+
+_THEME = Theme({"ok": "green", "wall": "bold red", "name": "cyan", "quiet": "dim"})
+
+out = Console(theme=_THEME, highlight=False, soft_wrap=True)
+"""Results: what another program may read."""
+
+err = Console(theme=_THEME, highlight=False, stderr=True, soft_wrap=True)
+"""Progress and errors."""
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+Models = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--models",
+        help="Module or file with your models; repeatable. Default: models in \\[tool.tenantry].",
+        show_default=False,
+    ),
+]
+Migrations = Annotated[
+    Path | None,
+    typer.Option(
+        "--migrations",
+        help="Folder of your migrations. Default: migrations.",
+        show_default=False,
+    ),
+]
+
+T = TypeVar("T")
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Run a command's coroutine to its end."""
+    return asyncio.run(work)
+
+
+def step(line: str) -> None:
+    """Print one line of progress."""
+    err.print(line, markup=False, style="quiet")
+
+
+def print_json(value: object) -> None:
+    """Print a result as JSON, on one line where nobody looks at it."""
+    indent = 2 if sys.stdout.isatty() else None
+    sys.stdout.write(json.dumps(value, default=str, ensure_ascii=False, indent=indent) + "\n")
+
+
+async def admin_url() -> URL:
+    """Return the administrator's URL, with the server up.
+
+    Raises:
+        ConfigurationError: Only the application's URL is given.
+    """
+    settings, _ = await bring_up(Settings.from_environment(), on_step=step)
+    if settings.admin_url is None:
+        raise ConfigurationError(
+            f"This needs the administrator's URL, and {ADMIN_URL} is not set. Set it to a role "
+            "that may migrate this database."
+        )
+    return settings.admin_url
+
+
+@asynccontextmanager
+async def open_database() -> AsyncIterator[Database]:
+    """Open the database that the environment names, or the embedded one."""
+    settings, _ = await bring_up(Settings.from_environment(), on_step=step)
+    async with Database.connect(settings=settings) as database:
+        yield database
+
+
+@contextmanager
+def progress(title: str) -> Iterator[Callable[[str, int, int], None]]:
+    """Draw a progress bar on stderr; yields ``(what, done, total)``, which moves it."""
+    bar = Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=err,
+        transient=True,
+    )
+    with bar:
+        task = bar.add_task(title, total=None)
+
+        def report(what: str, done: int, total: int) -> None:
+            bar.update(task, description=what, completed=done, total=total)
+
+        yield report

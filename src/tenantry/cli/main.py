@@ -1,0 +1,66 @@
+"""The program: its commands, and how its errors look."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from tenantry import __version__
+from tenantry.cli import db, knowledge, tenant
+from tenantry.cli.console import err, out
+from tenantry.cli.demo import demo
+from tenantry.errors import TenantryError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="tenantry",
+    help="Multi-tenant PostgreSQL whose walls you can check.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+app.command()(demo)
+app.add_typer(db.app, name="db")
+app.add_typer(tenant.app, name="tenant")
+app.add_typer(knowledge.app, name="knowledge")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        out.print(f"tenantry {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    *,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    del version
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=logging.INFO if verbose else logging.WARNING,
+        format="%(levelname)s %(name)s: %(message)s",
+    )
+
+
+def main() -> None:
+    """Run the command line; an error of ours is one message and exit code 1."""
+    try:
+        app()
+    except TenantryError as error:
+        err.print(Text.assemble(("error: ", "wall"), str(error)))
+        sys.exit(1)
+    except KeyboardInterrupt:
+        err.print("error: interrupted. What was not finished was rolled back.")
+        sys.exit(1)
