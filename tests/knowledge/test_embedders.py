@@ -39,9 +39,11 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_module_in_the_current_directory_is_found(here: Path) -> None:
     """A file beside the documents can hold the embedder, and sys.path is as before."""
-    (here / "my_local_embedder.py").write_text("class A:\n    run = staticmethod(len)\n")
+    (here / "my_local_embedder.py").write_text(
+        "class A:\n    run = staticmethod(lambda texts: [[4.0]])\n"
+    )
     before = list(sys.path)
-    assert load_embedder("my_local_embedder:A.run") is len
+    assert load_embedder("my_local_embedder:A.run")(["x"]) == [[4.0]]
     assert sys.path == before
 
 
@@ -72,7 +74,7 @@ def test_module_that_fails_on_import(here: Path) -> None:
     with pytest.raises(ConfigurationError, match="ZeroDivisionError"):
         load_embedder("broken_embedder:run")
     (here / "needs_more.py").write_text("import no_such_dependency_xyz")
-    with pytest.raises(ConfigurationError, match="no module no_such_dependency_xyz. The module"):
+    with pytest.raises(ConfigurationError, match=r"no module no_such_dependency_xyz\. The module"):
         load_embedder("needs_more:run")
 
 
@@ -133,7 +135,7 @@ async def test_embedder_that_breaks_its_contract(vectors: object, message: str) 
     async def embedder(texts: Sequence[str]) -> object:
         return vectors
 
-    with pytest.raises(InvalidValueError, match=f"the embedder mine.*{message}|mine {message}"):
+    with pytest.raises(InvalidValueError, match=f"(?i)the embedder mine.*{message}"):
         await embed(embedder, ["a", "b"], name="mine")  # type: ignore[arg-type]
 
 
@@ -156,7 +158,9 @@ def test_hash_embedding_is_always_a_unit_vector(text: str) -> None:
     assert math.isclose(cosine(vector, vector), 1.0, rel_tol=1e-9)
 
 
-@pytest.mark.parametrize("text", ["", "   ", "🎉", "🎉🎊", "?!", "\ud800", "\0", "漢字", "a" * 100_000])
+@pytest.mark.parametrize(
+    "text", ["", "   ", "🎉", "🎉🎊", "?!", "\ud800", "\0", "漢字", "a" * 100_000]
+)
 def test_hash_embedding_of_unusual_text(text: str) -> None:
     """Text without words has a direction too."""
     [vector] = hash_embedding([text])
@@ -181,7 +185,7 @@ def test_hash_embedding_is_the_same_everywhere() -> None:
         for seed in ("0", "12345")
     }
     own = hashlib.sha256(array("d", hash_embedding([text])[0]).tobytes()).hexdigest()
-    assert digests == {own} == {"@DIGEST@"}
+    assert digests == {own} == {"a06ecd6b95fcbff0087fa735ecee872992b72cd105a1b1621894df253bee0e28"}
 
 
 def test_hash_embedding_is_lexical() -> None:

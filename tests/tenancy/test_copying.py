@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import math
 from array import array
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, cast
 from uuid import UUID, uuid4
 
+import asyncpg
 import pytest
-from sqlalchemy import Table, func, select, text
+from sqlalchemy import Table, func, select
 from sqlalchemy.exc import IntegrityError
 
 from tenantry import Database
@@ -20,7 +21,6 @@ from tenantry.errors import (
     DatabaseUnavailableError,
     InvalidValueError,
     PrivilegeError,
-    TenantryError,
     TenantUnknownError,
 )
 from tenantry.schema import (
@@ -51,6 +51,22 @@ def documents(tenant: Tenant, *vectors: Any) -> list[tuple[Any, ...]]:
 DOCUMENT_COLUMNS = ["tenant_id", "id", "title", "content", "embedding"]
 
 
+COST_COLUMNS = ["tenant_id", "provider", "model", "tokens", "cost"]
+
+
+async def load(
+    db: Database, table: Table, rows: Any, columns: Sequence[str], *, batch_size: int = 2000
+) -> int:
+    """Load rows in a transaction of their own."""
+    async with db.operator(reason="test") as tx:
+        return await copy_rows(tx, table, rows, columns=columns, batch_size=batch_size)
+
+
+async def count(db: Database, table: Table) -> int | None:
+    async with db.operator(reason="test") as tx:
+        return await tx.scalar(select(func.count()).select_from(table))
+
+
 async def test_rows_arrive_as_the_orm_would_have_sent_them(
     db: Database, tenants: TenantPair
 ) -> None:
@@ -68,25 +84,35 @@ async def test_rows_arrive_as_the_orm_would_have_sent_them(
         cost = (tenants.b.id, "openai", "m", 2**40, money)
         names = ["tenant_id", "provider", "model", "tokens", "cost"]
         await copy_rows(tx, COSTS, [cost], columns=names)
-    async with db.tenant(tenants.a.id) as tx:
-        stored = (await tx.scalars(select(KnowledgeDocument).order_by(KnowledgeDocument.title))).all()
-        widget = (await tx.scalars(select(Widget))).one()
+    async with db.tenant(tenants.a.id) as own:
+        stored = (
+            await own.scalars(select(KnowledgeDocument).order_by(KnowledgeDocument.title))
+        ).all()
+        widget = (await own.scalars(select(Widget))).one()
     assert [array("f", each.embedding or []) for each in stored] == [as_float32] * 3 + [array("f")]
     assert stored[0].document_metadata == {}
     assert (widget.config.theme, widget.config.model_extra) == ("dark", {"own": {"é": [1, None]}})
     assert widget.created_at == at
-    async with db.tenant(tenants.b.id) as tx:
-        assert (await tx.scalars(select(CostEvent.cost))).one() == money
+    async with db.tenant(tenants.b.id) as own:
+        assert (await own.scalars(select(CostEvent.cost))).one() == money
 
 
 async def test_orm_can_send_vectors_before_and_after(db: Database, tenants: TenantPair) -> None:
     """The connection's own way of sending vectors is back when rows were copied."""
+
+    def by_orm() -> KnowledgeDocument:
+        return KnowledgeDocument(tenant_id=tenants.a.id, title="o", content="o", embedding=UNIT)
+
     for _ in range(2):
         async with db.operator(reason="test") as tx:
-            tx.add(KnowledgeDocument(tenant_id=tenants.a.id, title="o", content="o", embedding=UNIT))
+            tx.add(
+                KnowledgeDocument(tenant_id=tenants.a.id, title="o", content="o", embedding=UNIT)
+            )
             await tx.flush()
             await copy_rows(tx, DOCUMENTS, documents(tenants.a, UNIT), columns=DOCUMENT_COLUMNS)
-            tx.add(KnowledgeDocument(tenant_id=tenants.a.id, title="o", content="o", embedding=UNIT))
+            tx.add(
+                KnowledgeDocument(tenant_id=tenants.a.id, title="o", content="o", embedding=UNIT)
+            )
             await tx.flush()
             assert await tx.scalar(select(KnowledgeDocument.embedding).limit(1)) == UNIT
 
@@ -141,7 +167,9 @@ async def test_bad_vector_is_refused_by_row(
     db: Database, tenants: TenantPair, vector: object, message: str
 ) -> None:
     """A vector without a cosine distance ends the load, names its row, and nothing stays."""
-    with pytest.raises(InvalidValueError, match=f"knowledge_documents, row 2: embedding.*{message}"):
+    with pytest.raises(
+        InvalidValueError, match=f"knowledge_documents, row 2: embedding.*{message}"
+    ):
         async with db.operator(reason="test") as tx:
             rows = documents(tenants.a, UNIT, UNIT, vector, UNIT)
             await copy_rows(tx, DOCUMENTS, rows, columns=DOCUMENT_COLUMNS, batch_size=1)
@@ -169,8 +197,7 @@ async def test_bad_text_is_refused_by_row(
     row = (tenants.a.id, session.id, "user", content())
     columns = ["tenant_id", "session_id", "role", "content"]
     with pytest.raises(InvalidValueError, match=f"messages, row 0: .*{message}"):
-        async with db.operator(reason="test") as tx:
-            await copy_rows(tx, MESSAGES, [row], columns=columns)
+        await load(db, MESSAGES, [row], columns)
 
 
 @pytest.mark.parametrize(
@@ -184,7 +211,6 @@ async def test_bad_text_is_refused_by_row(
         (["tenant_id", "name", "created_at"], (uuid4(), "x", datetime(2025, 1, 1))),  # noqa: DTZ001
         (["tenant_id", "name", "created_at"], (uuid4(), "x", "yesterday")),
         (["tenant_id", "name", "config"], (uuid4(), "x", {"theme": "purple"})),
-        (["tenant_id", "name", "config"], (uuid4(), "x", {"a": math.nan})),
         (["tenant_id", "name"], ("no uuid", "x")),
         (["tenant_id", "name"], (7, "x")),
     ],
@@ -194,45 +220,40 @@ async def test_rows_that_do_not_fit_are_refused(
 ) -> None:
     """Unknown columns, short rows and values of other types are one clear error."""
     with pytest.raises(InvalidValueError, match="widgets"):
-        async with db.operator(reason="test") as tx:
-            await copy_rows(tx, WIDGETS, [row], columns=columns)
+        await load(db, WIDGETS, [row], columns)
 
 
 async def test_number_with_a_fraction_is_not_cut(db: Database, tenants: TenantPair) -> None:
     """1.5 tokens are refused; the driver alone would store 1."""
+    row = (tenants.a.id, "p", "m", 1.5, Decimal(1))
     with pytest.raises(InvalidValueError, match="tokens is a float"):
-        async with db.operator(reason="test") as tx:
-            row = (tenants.a.id, "p", "m", 1.5, Decimal(1))
-            columns = ["tenant_id", "provider", "model", "tokens", "cost"]
-            await copy_rows(tx, COSTS, [row], columns=columns)
+        await load(db, COSTS, [row], COST_COLUMNS)
 
 
 async def test_constraints_hold(db: Database, tenants: TenantPair) -> None:
     """COPY goes past no check, no foreign key and no tenant that does not exist."""
+    row = (tenants.a.id, "p", "m", -1, Decimal(1))
     with pytest.raises(IntegrityError, match="cost_events_tokens_check"):
-        async with db.operator(reason="test") as tx:
-            row = (tenants.a.id, "p", "m", -1, Decimal(1))
-            columns = ["tenant_id", "provider", "model", "tokens", "cost"]
-            await copy_rows(tx, COSTS, [row], columns=columns)
+        await load(db, COSTS, [row], COST_COLUMNS)
     with pytest.raises(TenantUnknownError):
-        async with db.operator(reason="test") as tx:
-            await copy_rows(tx, WIDGETS, [(uuid4(), "x")], columns=["tenant_id", "name"])
-    async with db.operator(reason="test") as tx:
-        document = documents(tenants.a, UNIT)
-        await copy_rows(tx, DOCUMENTS, document, columns=DOCUMENT_COLUMNS)
+        await load(db, WIDGETS, [(uuid4(), "x")], ["tenant_id", "name"])
+    document = documents(tenants.a, UNIT)
+    await load(db, DOCUMENTS, document, DOCUMENT_COLUMNS)
+    chunk = (tenants.b.id, document[0][1], "of another tenant", 0)
     with pytest.raises(IntegrityError):
-        async with db.operator(reason="test") as tx:
-            chunk = (tenants.b.id, document[0][1], "of another tenant", 0)
-            columns = ["tenant_id", "document_id", "content", "position"]
-            await copy_rows(tx, CHUNKS, [chunk], columns=columns)
+        await load(db, CHUNKS, [chunk], ["tenant_id", "document_id", "content", "position"])
 
 
 async def test_application_may_not_copy(db: Database, tenants: TenantPair) -> None:
     """The application's role cannot make the staging table, so it cannot load in bulk."""
-    with pytest.raises(PrivilegeError):
-        async with db.tenant(tenants.a.id) as tx:
+
+    async def as_application() -> None:
+        async with db.tenant(tenants.a.id) as own:
             rows = [(tenants.a.id, "x")]
-            await copy_rows(tx, WIDGETS, rows, columns=["tenant_id", "name"])
+            await copy_rows(own, WIDGETS, rows, columns=["tenant_id", "name"])
+
+    with pytest.raises(PrivilegeError):
+        await as_application()
 
 
 async def test_error_in_the_rows_rolls_everything_back(db: Database, tenants: TenantPair) -> None:
@@ -244,58 +265,51 @@ async def test_error_in_the_rows_rolls_everything_back(db: Database, tenants: Te
         raise RuntimeError("no more")
 
     with pytest.raises(RuntimeError, match="no more"):
-        async with db.operator(reason="test") as tx:
-            columns = ["tenant_id", "name"]
-            await copy_rows(tx, WIDGETS, rows(), columns=columns, batch_size=2)
-    async with db.tenant(tenants.a.id) as tx:
-        assert (await tx.scalars(select(Widget))).all() == []
+        await load(db, WIDGETS, rows(), ["tenant_id", "name"], batch_size=2)
+    assert await count(db, WIDGETS) == 0
 
 
 async def test_cancelled_load_leaves_nothing(db: Database, tenants: TenantPair) -> None:
     """A load cancelled in the middle of a batch leaves nothing, and the pool goes on working."""
     started = asyncio.Event()
 
-    async def load() -> None:
+    async def slow_load() -> None:
         async with db.operator(reason="test") as tx:
-            rows = documents(tenants.a, *[UNIT] * 3000)
             await copy_rows(
                 tx,
                 DOCUMENTS,
-                rows,
+                documents(tenants.a, *[UNIT] * 3000),
                 columns=DOCUMENT_COLUMNS,
                 batch_size=300,
                 on_batch=lambda _: started.set(),
             )
 
-    task = asyncio.create_task(load())
+    task = asyncio.create_task(slow_load())
     await started.wait()
     await asyncio.sleep(0.01)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    async with db.operator(reason="test") as tx:
-        assert await tx.scalar(select(func.count()).select_from(DOCUMENTS)) == 0
-        await copy_rows(tx, DOCUMENTS, documents(tenants.a, UNIT), columns=DOCUMENT_COLUMNS)
+    assert await count(db, DOCUMENTS) == 0
+    assert await load(db, DOCUMENTS, documents(tenants.a, UNIT), DOCUMENT_COLUMNS) == 1
 
 
-async def test_lost_connection_is_named(db: Database, tenants: TenantPair) -> None:
+async def test_lost_connection_is_named(
+    db: Database, tenants: TenantPair, admin: asyncpg.Connection[Any]
+) -> None:
     """A server that goes away in the middle is one of our errors, and nothing stays."""
 
     async def rows() -> AsyncIterator[tuple[Any, ...]]:
         yield (tenants.a.id, "before")
-        async with db.operator(reason="test") as other:
-            pids = "SELECT pg_terminate_backend(:pid)"
-            await other.execute(text("RESET ROLE"))
-            await other.execute(text(pids), {"pid": pid})
+        await admin.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND state = 'idle in transaction'"
+        )
         yield (tenants.a.id, "after")
 
-    with pytest.raises(TenantryError) as caught:
-        async with db.operator(reason="test") as tx:
-            pid = await tx.scalar(select(func.pg_backend_pid()))
-            await copy_rows(tx, WIDGETS, rows(), columns=["tenant_id", "name"], batch_size=1)
-    assert isinstance(caught.value, DatabaseUnavailableError)
-    async with db.tenant(tenants.a.id) as tx:
-        assert (await tx.scalars(select(Widget))).all() == []
+    with pytest.raises(DatabaseUnavailableError):
+        await load(db, WIDGETS, rows(), ["tenant_id", "name"], batch_size=1)
+    assert await count(db, WIDGETS) == 0
 
 
 async def test_several_loads_share_a_transaction(db: Database, tenants: TenantPair) -> None:
@@ -303,5 +317,4 @@ async def test_several_loads_share_a_transaction(db: Database, tenants: TenantPa
     async with db.operator(reason="test") as tx:
         for name in ("a", "b"):
             await copy_rows(tx, WIDGETS, [(tenants.a.id, name)], columns=["tenant_id", "name"])
-    async with db.tenant(tenants.a.id) as tx:
-        assert sorted(await tx.scalars(select(Widget.name))) == ["a", "b"]
+    assert await count(db, WIDGETS) == 2

@@ -10,7 +10,7 @@ import os
 import re
 import stat
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final
 
 from tenantry.errors import ConfigurationError, InvalidValueError
@@ -75,7 +75,7 @@ def list_folder(path: Path) -> Folder:
         if not root.is_dir():
             return _single(path, root)
         # Listed here, so that an unreadable folder is an error and not an empty one.
-        next(os.scandir(root), None)
+        os.scandir(root).close()
     except (OSError, RuntimeError) as error:
         raise ConfigurationError(f"Cannot read {path}: {_reason(error)}.") from error
     files: dict[str, Path] = {}
@@ -99,7 +99,8 @@ def _single(path: Path, file: Path) -> Folder:
 def _walk(root: Path, folder: Path) -> Iterator[tuple[str, Path | str]]:
     """Yield the source of each entry, with its path or with the reason why it has none."""
     try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        with os.scandir(folder) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
     except OSError as error:
         yield f"{_source(root, folder)}/", _reason(error)
         return
@@ -152,7 +153,6 @@ def read_text(path: Path, *, source: str) -> SourceText:
         InvalidValueError: It is not a regular file, cannot be read, is too large or empty, is not
             UTF-8, or holds NUL.
     """
-    suffix = _suffix(source)
     try:
         content = _read(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -165,8 +165,8 @@ def read_text(path: Path, *, source: str) -> SourceText:
     check_text(content, max_bytes=CONTENT_MAX_BYTES, where="its text")
     if not content.strip():
         raise InvalidValueError("is empty")
-    markdown = suffix in MARKDOWN_SUFFIXES
-    name = source.rsplit("/", 1)[-1].removesuffix(suffix)
+    markdown = _suffix(source) in MARKDOWN_SUFFIXES
+    name = PurePosixPath(source).stem
     title = (_first_heading(content) if markdown else None) or name
     return SourceText(title[:_TITLE_MAX_CHARACTERS], content, markdown)
 
@@ -198,7 +198,7 @@ def _source(root: Path, path: Path) -> str:
 
 
 def _suffix(name: str) -> str:
-    return os.path.splitext(name)[1].lower()  # noqa: PTH122 - a name, not a path
+    return PurePosixPath(name).suffix.lower()
 
 
 def _reason(error: BaseException) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from argparse import Namespace
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ import asyncpg
 from alembic import command
 from alembic.autogenerate.api import AutogenContext
 from alembic.config import Config
+from alembic.operations.ops import CreateTableOp
 from alembic.script import Script, ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import URL, Connection, text
@@ -50,6 +52,16 @@ LOCK_TIMEOUT_SECONDS: Final = 5
 # Any fixed number that nobody else in the database uses: "tenantry" in ASCII.
 _ADVISORY_LOCK: Final = int.from_bytes(b"tenantry") & 0x7FFF_FFFF_FFFF_FFFF
 
+# Without it, the server goes on with the statement of a migrator that was killed, and keeps the
+# lock until it ends. Not every operating system can.
+_NOTICE_DEATH: Final = """
+DO $$ BEGIN
+    SET client_connection_check_interval = '1s';
+EXCEPTION WHEN OTHERS THEN
+    NULL;
+END $$
+"""
+
 Step = Callable[[str], None]
 """Called with one line for each step."""
 
@@ -79,6 +91,7 @@ async def migration_connection(
             await connection.exec_driver_sql(f"SET ROLE {OWNER_ROLE}")
             await connection.exec_driver_sql("SET search_path = public")
             await connection.exec_driver_sql(f"SET lock_timeout = '{LOCK_TIMEOUT_SECONDS}s'")
+            await connection.exec_driver_sql(_NOTICE_DEATH)
             await connection.commit()
             yield connection
     finally:
@@ -105,7 +118,7 @@ async def _lock(connection: AsyncConnection, wait_seconds: float, on_step: Step)
 
 def configuration(project: Project) -> Config:
     """Return Alembic's configuration for tenantry's and the project's migrations."""
-    config = Config()
+    config = Config(cmd_opts=Namespace(quiet=True))  # it would print to stdout
     config.set_main_option("script_location", str(VERSIONS.parent / "alembic").replace("%", "%%"))
     config.set_main_option("path_separator", "newline")
     locations = [str(VERSIONS)]
@@ -220,17 +233,19 @@ def _run_scripts(
         getattr(command, verb)(config, target)
     except TenantryError:
         raise
-    except (asyncpg.PostgresError, SQLAlchemyError, CommandError) as error:
+    except Exception as error:
         raise _failed(error, done) from error
     return done
 
 
 def _failed(error: Exception, done: list[str]) -> MigrationError:
-    cause: object = error
+    cause: BaseException = error
     if isinstance(error, DBAPIError):
-        cause = getattr(error.orig, "__cause__", None) or error.orig
+        cause = getattr(error.orig, "__cause__", None) or error
     state = getattr(cause, "sqlstate", None)
-    message = getattr(cause, "message", None) or str(cause)
+    message = str(cause)
+    if not isinstance(cause, asyncpg.PostgresError | SQLAlchemyError | CommandError):
+        message = f"{type(cause).__name__}: {cause}"
     stands = f"what ran before it, up to {done[-1]}, stands" if done else "the version before it stands"
     hint = ""
     if state == "55P03":
@@ -243,7 +258,7 @@ def _failed(error: Exception, done: list[str]) -> MigrationError:
             " A database made by `tenantry db push` has no migration history; start it anew with "
             "`tenantry db reset`."
         )
-    return MigrationError(f"The migration failed and was rolled back; {stands}: {message}.{hint}")
+    return MigrationError(f"The migration failed and was rolled back; {stands}. {message}{hint}")
 
 
 def applied_revisions(connection: Connection) -> set[str]:
@@ -305,7 +320,7 @@ def _write_revision(connection: Connection, message: str, project: Project) -> P
     ours = [each for each in scripts.get_heads() if not _is_tenantrys(scripts, each)]
     config.attributes["configure"] = {
         **context_options(connection, project),
-        "process_revision_directives": _drop_empty,
+        "process_revision_directives": _tidy,
     }
     first = {"head": "base", "branch_label": "app", "depends_on": SCHEMA_REVISION}
     try:
@@ -328,10 +343,18 @@ def _is_tenantrys(scripts: ScriptDirectory, head: str) -> bool:
     return script is not None and Path(script.path).parent == VERSIONS
 
 
-def _drop_empty(context: object, revision: object, directives: list[Any]) -> None:
+def _tidy(context: object, revision: object, directives: list[Any]) -> None:
     del context, revision
-    if directives and directives[0].upgrade_ops.is_empty():
-        directives.clear()
+    if not directives:
+        return
+    if directives[0].upgrade_ops.is_empty():
+        directives.clear()  # Alembic then writes no file
+        return
+    # What a table declares beside its columns is written as operations, not as live objects.
+    for operations in (directives[0].upgrade_ops, directives[0].downgrade_ops):
+        for operation in operations.ops:
+            if isinstance(operation, CreateTableOp):
+                operation.info = {}
 
 
 def run_frozen_sql(migration: str, direction: str) -> None:

@@ -346,6 +346,8 @@ def _register(op_class: type[SecurityOp]) -> None:
         else:
             run_script(operations.get_bind(), operation.sql())
 
+    # Alembic writes a function of this name that calls the method of the same name.
+    invoke.__name__ = op_class.operation
     invoke.__doc__ = op_class.__doc__
     setattr(op_class, op_class.operation, classmethod(invoke))
     Operations.register_operation(op_class.operation)(op_class)

@@ -45,6 +45,14 @@ BATCH_SIZE: Final = 2000
 
 _STAGE: Final = "tenantry_stage"
 
+_LOST: Final = (
+    OSError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.InternalClientError,
+    asyncpg.PostgresConnectionError,
+)
+
 # What asyncpg lets through from its encoders, and what the staging table refuses.
 _UNSENDABLE: Final = (
     ArithmeticError,
@@ -95,7 +103,9 @@ async def copy_rows(
     stage = _stage_of(target, chosen)
     await connection.execute(CreateTable(stage))
     codec = await _vector_schema(connection) if any(map(_is_vector, chosen)) else None
-    move = target.insert().from_select([c.name for c in chosen], select(*stage.c))
+    move = target.insert().from_select(
+        [c.name for c in chosen], select(*stage.c), include_defaults=False
+    )
     loaded = 0
     async for batch in _batches(_checked(rows, target, chosen), batch_size):
         await _copy(connection, stage, batch, vector_schema=codec)
@@ -149,32 +159,35 @@ async def _vector_schema(connection: AsyncConnection) -> str:
 async def _copy(
     connection: AsyncConnection, stage: Table, batch: list[Row], *, vector_schema: str | None
 ) -> None:
-    raw = cast("asyncpg.Connection", (await connection.get_raw_connection()).driver_connection)
+    raw = cast("asyncpg.Connection[Any]", (await connection.get_raw_connection()).driver_connection)
     columns = [column.name for column in stage.columns]
     try:
         if vector_schema is not None:
-            # For the time of this COPY only: with the codec in place the ORM, which sends
-            # vectors as text, could not send any.
+            # For this COPY only: with the codec in place the ORM, which sends vectors as text,
+            # could not send any.
             await raw.set_type_codec(
                 "vector", schema=vector_schema, encoder=_as_is, decoder=_as_is, format="binary"
             )
-        try:
-            await raw.copy_records_to_table(
-                stage.name, schema_name=stage.schema, columns=columns, records=batch
-            )
-        finally:
-            if vector_schema is not None and not raw.is_closed():
-                await raw.reset_type_codec("vector", schema=vector_schema)
-    except (asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError, OSError) as error:
-        raise DatabaseUnavailableError(
-            f"PostgreSQL ended the connection while rows were copied to {stage.info['target']} "
-            f"({type(error).__name__}). Nothing uncommitted was kept."
-        ) from error
-    except _UNSENDABLE as error:
-        raise InvalidValueError(
-            f"{stage.info['target']}: a value does not fit its column: {type(error).__name__}, "
-            f"{error}. Nothing was written."
-        ) from error
+        await raw.copy_records_to_table(
+            stage.name, schema_name=stage.schema, columns=columns, records=batch
+        )
+        if vector_schema is not None:
+            await raw.reset_type_codec("vector", schema=vector_schema)
+    except BaseException as error:
+        # Taking the codec away needs a query, which a failed transaction refuses, and after some
+        # errors the driver does not know its own state: the pool must not get this one back.
+        await connection.invalidate()
+        if isinstance(error, _LOST):
+            raise DatabaseUnavailableError(
+                f"The connection was lost while rows were copied to {stage.info['target']} "
+                f"({type(error).__name__}). Nothing uncommitted was kept."
+            ) from error
+        if isinstance(error, _UNSENDABLE):
+            raise InvalidValueError(
+                f"{stage.info['target']}: a value does not fit its column: "
+                f"{type(error).__name__}, {error}. Nothing was written."
+            ) from error
+        raise
 
 
 async def _batches(rows: AsyncIterator[Row], size: int) -> AsyncIterator[list[Row]]:

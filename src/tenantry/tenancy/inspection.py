@@ -19,7 +19,13 @@ from tenantry.errors import (
 from tenantry.schema.base import SCHEMA_REVISION
 from tenantry.schema.row_security import APP_ROLE, AUTH_ROLE, OPERATOR_ROLE, OWNER_ROLE
 
-__all__ = ["check_application_role", "check_server", "newer_revisions"]
+__all__ = [
+    "Server",
+    "check_application_role",
+    "check_server",
+    "newer_revisions",
+    "require_supported",
+]
 
 POSTGRESQL_MINIMUM: Final = 16
 PGVECTOR_MINIMUM: Final = (0, 8)
@@ -54,7 +60,17 @@ _ROLE = text("""
 
 
 @dataclass(frozen=True, slots=True)
-class _Server:
+class Server:
+    """What a server says of itself.
+
+    Args:
+        number: As ``server_version_num``, 160004 for 16.4.
+        version: As people write it.
+        vector: Version of pgvector in this database, or else the one that can be created.
+        pg_trgm: Whether pg_trgm can be created.
+        vector_installed: Version of pgvector in this database.
+    """
+
     number: int
     version: str
     vector: str | None
@@ -69,8 +85,15 @@ async def check_server(connection: AsyncConnection) -> None:
         UnsupportedServerError: PostgreSQL before 16, pgvector missing or before 0.8, or pg_trgm
             missing.
     """
-    row = (await connection.execute(_SERVER)).one()
-    server = _Server(*row)
+    require_supported(Server(*(await connection.execute(_SERVER)).one()))
+
+
+def require_supported(server: Server) -> None:
+    """Raise where ``server`` is not what `check_server` asks for.
+
+    Raises:
+        UnsupportedServerError: see `check_server`.
+    """
     if server.number // 10000 < POSTGRESQL_MINIMUM:
         raise UnsupportedServerError(
             f"This is PostgreSQL {server.version}; {POSTGRESQL_MINIMUM} or newer is required. "

@@ -8,11 +8,13 @@ change; no ``sum`` of floats, which did in Python 3.12; no logarithms, which dif
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from random import Random
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 from uuid import UUID
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = ["EPOCH", "SPAN", "Source", "pick", "whole"]
 
@@ -36,8 +38,10 @@ def whole(random: Random, low: int, high: int) -> int:
 
 
 class Source:
-    """The chance of one tenant. Anything can be made again from its kind and number alone, so
-    rows can refer to one another without being kept in memory.
+    """The chance of one tenant.
+
+    Anything can be made again from its kind and number alone, so rows can refer to one another
+    without being kept in memory.
     """
 
     def __init__(self, *names: object) -> None:

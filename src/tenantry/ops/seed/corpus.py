@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 import re
 from array import array
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from importlib.resources.abc import Traversable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from tenantry.errors import ConfigurationError
 from tenantry.knowledge import hash_embedding, split
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from importlib.resources.abc import Traversable
 
 __all__ = ["Corpus", "Document", "Passage", "load_corpus"]
 

@@ -55,29 +55,29 @@ SCRIPTS: Final = (
     ),
     (
         "How do I put the {widget} widget on our site?",
-        "Copy the snippet from Widgets, {widget}, Install, and paste it before the closing body "
-        "tag. Add your site to the allowed origins, or the browser will refuse to load it.",
+        ("Copy the snippet from Widgets, {widget}, Install, and paste it before the closing body "
+        "tag. Add your site to the allowed origins, or the browser will refuse to load it."),
         "It works now, thank you!",
         "Great. You can change its colours and greeting any time, without a new snippet.",
     ),
     (
         "Our bill for this month looks higher than usual. Why?",
-        "Most of it is conversations: there were about a third more than last month. Usage, Costs "
-        "shows them by model and by day.",
+        ("Most of it is conversations: there were about a third more than last month. Usage, Costs "
+        "shows them by model and by day."),
         "Can I get that as a file for our accountant?",
         "Yes: choose the month there, then Export. Amounts are in US dollars, before tax.",
     ),
     (
         "Can other customers see our documents?",
-        "No. Every row carries its tenant, and the database itself refuses to show or change rows "
-        "of another one, even if a query forgets to ask for yours only.",
+        ("No. Every row carries its tenant, and the database itself refuses to show or change rows "
+        "of another one, even if a query forgets to ask for yours only."),
     ),
     (
         "I uploaded our handbook but the answers don't use it.",
         "How long ago was that, and which format does it have?",
         "Ten minutes. It's a folder of Markdown files.",
-        "Then it is in. I see that two files were left out, since they are not UTF-8. Convert them "
-        "and import the folder again: only what changed is processed.",
+        ("Then it is in. I see that two files were left out, since they are not UTF-8. Convert "
+        "them and import the folder again: only what changed is processed."),
         "That was it. Thanks!",
         "You're welcome, {name}.",
     ),
@@ -89,40 +89,40 @@ SCRIPTS: Final = (
     ),
     (
         "We'd like to rotate our API key. Will there be downtime?",
-        "The old key stops working the moment the new one is made, so put the new one in place "
-        "first where you can. Only its digest is stored: we cannot show it to you again.",
+        ("The old key stops working the moment the new one is made, so put the new one in place "
+        "first where you can. Only its digest is stored: we cannot show it to you again."),
     ),
     (
         "How do I invite a colleague as an admin?",
-        "Settings, Users, Invite: enter the address and choose the role. Admins manage users and "
-        "widgets; only the owner can close the workspace.",
+        ("Settings, Users, Invite: enter the address and choose the role. Admins manage users and "
+        "widgets; only the owner can close the workspace."),
         "And if they work for two companies?",
         "That's fine: the same address can belong to both, as two separate accounts.",
     ),
     (
         "Is there a way to delete everything you store about a visitor?",
-        "Yes. Deleting a conversation removes its messages with it, and closing the workspace "
-        "removes all that belongs to it.",
+        ("Yes. Deleting a conversation removes its messages with it, and closing the workspace "
+        "removes all that belongs to it."),
         "Does that include backups?",
         "Backups expire on their own schedule, which your agreement names.",
     ),
     (
-        "Search finds \"invoice\" but not \"invoise\". Can it cope with typos?",
-        "It can: keyword search compares the letters too, and the vectors help with other wordings. "
-        "Which widget are you using?",
+        'Search finds "invoice" but not "invoise". Can it cope with typos?',
+        ("It can: keyword search compares the letters too, and the vectors help with other "
+        "wordings. Which widget are you using?"),
         "The {widget} one.",
         "Then switch on hybrid search in its settings.",
     ),
     (
         "The {widget} widget is very slow today.",
-        "Thanks for telling us, {name}. Response times rose between nine and ten; they are back to "
-        "normal now. Could you reload the page?",
+        ("Thanks for telling us, {name}. Response times rose between nine and ten; they are back "
+        "to normal now. Could you reload the page?"),
         "Better, yes.",
         "Good. The incident's report will be on the status page by tomorrow.",
     ),
     (
         "Which languages does the assistant speak?",
-        "It answers in the language of the question. Your documents are found best in the language "
-        "that they are written in.",
+        ("It answers in the language of the question. Your documents are found best in the "
+        "language that they are written in."),
     ),
 )  # fmt: skip

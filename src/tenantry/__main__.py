@@ -1,0 +1,7 @@
+"""``python -m tenantry``."""
+
+from __future__ import annotations
+
+from tenantry.cli import main
+
+main()
