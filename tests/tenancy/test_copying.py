@@ -167,14 +167,10 @@ async def test_bad_vector_is_refused_by_row(
     db: Database, tenants: TenantPair, vector: object, message: str
 ) -> None:
     """A vector without a cosine distance ends the load, names its row, and nothing stays."""
-    with pytest.raises(
-        InvalidValueError, match=f"knowledge_documents, row 2: embedding.*{message}"
-    ):
-        async with db.operator(reason="test") as tx:
-            rows = documents(tenants.a, UNIT, UNIT, vector, UNIT)
-            await copy_rows(tx, DOCUMENTS, rows, columns=DOCUMENT_COLUMNS, batch_size=1)
-    async with db.operator(reason="test") as tx:
-        assert await tx.scalar(select(func.count()).select_from(DOCUMENTS)) == 0
+    rows = documents(tenants.a, UNIT, UNIT, vector, UNIT)
+    with pytest.raises(InvalidValueError, match=f"documents, row 2: embedding.*{message}"):
+        await load(db, DOCUMENTS, rows, DOCUMENT_COLUMNS, batch_size=1)
+    assert await count(db, DOCUMENTS) == 0
 
 
 BAD_MESSAGES: list[tuple[Callable[[], object], str]] = [

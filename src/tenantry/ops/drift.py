@@ -14,11 +14,12 @@ from alembic.operations import MigrateOperation, Operations, ops
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import URL, Connection, text
 
-from tenantry.errors import DataLossError, MigrationError, SchemaMissingError
+from tenantry.errors import DataLossError, MigrationError
 from tenantry.ops.migrations import (
     Step,
     applied_revisions,
     context_options,
+    inspection_connection,
     migration_connection,
 )
 from tenantry.ops.operations import SecurityOp
@@ -36,9 +37,7 @@ _log = logging.getLogger("tenantry.migrations")
 _DESTRUCTIVE: Final = "It would destroy rows: {found}. Nothing was changed. {mend}"
 
 
-async def check(
-    admin_url: URL, *, project: Project | None = None, on_step: Step = _log.info
-) -> list[str]:
+async def check(admin_url: URL, *, project: Project | None = None) -> list[str]:
     """Return how the database differs from what the models declare, a line each.
 
     Compared are tables, columns, types, defaults, constraints, indexes and comments, and row
@@ -47,23 +46,15 @@ async def check(
     Raises:
         SchemaMissingError: The database was not migrated.
         PrivilegeError, UnsupportedServerError, DatabaseUnavailableError: see
-            `tenantry.ops.migrations.migration_connection`.
+            `tenantry.ops.migrations.inspection_connection`.
     """
-    project = project or Project()
-    async with migration_connection(admin_url, on_step=on_step) as connection:
-        lines = await connection.run_sync(_check, project)
-        await connection.rollback()
-        return lines
+    async with inspection_connection(admin_url) as connection:
+        return await connection.run_sync(_check, project or Project())
 
 
 def _check(connection: Connection, project: Project) -> list[str]:
-    if connection.execute(text("SELECT to_regclass('public.tenants')")).scalar() is None:
-        raise SchemaMissingError(
-            "This database holds no tenantry tables. Run `tenantry db migrate` first."
-        )
     lines = preparation_differences(connection)
-    lines += [describe(operation) for operation in _compare(connection, project)]
-    return lines
+    return lines + [describe(operation) for operation in _compare(connection, project)]
 
 
 def _compare(connection: Connection, project: Project) -> list[MigrateOperation]:

@@ -22,14 +22,19 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.pool import NullPool
 from sqlalchemy.types import TypeDecorator
 
-from tenantry.errors import MigrationError, SchemaTooNewError, TenantryError
+from tenantry.errors import (
+    MigrationError,
+    SchemaMissingError,
+    SchemaTooNewError,
+    TenantryError,
+)
 from tenantry.ops import autogenerate
 from tenantry.ops.preparing import prepare
 from tenantry.ops.project import Project
 from tenantry.schema.base import SCHEMA_REVISION
 from tenantry.schema.row_security import OWNER_ROLE
 from tenantry.tenancy.connecting import create_engine, run_script
-from tenantry.tenancy.inspection import newer_revisions
+from tenantry.tenancy.inspection import check_server, newer_revisions
 
 __all__ = [
     "VERSIONS",
@@ -38,6 +43,7 @@ __all__ = [
     "configuration",
     "context_options",
     "downgrade",
+    "inspection_connection",
     "migrate",
     "migration_connection",
     "reset",
@@ -82,20 +88,51 @@ async def migration_connection(
         PrivilegeError: The role may not become the owner.
         UnsupportedServerError: PostgreSQL or an extension is missing or too old.
     """
+    async with _connection(admin_url) as connection:
+        await _lock(connection, wait_seconds, on_step)
+        await prepare(connection)
+        await _become_owner(connection)
+        await connection.exec_driver_sql(f"SET lock_timeout = '{LOCK_TIMEOUT_SECONDS}s'")
+        await connection.exec_driver_sql(_NOTICE_DEATH)
+        await connection.commit()
+        yield connection
+
+
+@asynccontextmanager
+async def inspection_connection(admin_url: URL) -> AsyncIterator[AsyncConnection]:
+    """Connect as the owner of the tables to look; what is changed is rolled back.
+
+    Raises:
+        SchemaMissingError: The database was not migrated.
+        DatabaseUnavailableError, PrivilegeError, UnsupportedServerError: as
+            `migration_connection`.
+    """
+    async with _connection(admin_url) as connection:
+        await check_server(connection)
+        if await connection.scalar(text("SELECT to_regclass('tenantry.alembic_version')")) is None:
+            raise SchemaMissingError(
+                "This database holds no tenantry tables. Run `tenantry db migrate` first."
+            )
+        await _become_owner(connection)
+        await connection.commit()
+        yield connection
+        await connection.rollback()
+
+
+@asynccontextmanager
+async def _connection(admin_url: URL) -> AsyncIterator[AsyncConnection]:
     engine = create_engine(admin_url, pool_class=NullPool)
     try:
         async with engine.connect() as connection:
-            await _lock(connection, wait_seconds, on_step)
-            await prepare(connection)
-            # search_path decides how the catalog prints names, so it is fixed.
-            await connection.exec_driver_sql(f"SET ROLE {OWNER_ROLE}")
-            await connection.exec_driver_sql("SET search_path = public")
-            await connection.exec_driver_sql(f"SET lock_timeout = '{LOCK_TIMEOUT_SECONDS}s'")
-            await connection.exec_driver_sql(_NOTICE_DEATH)
-            await connection.commit()
             yield connection
     finally:
         await engine.dispose()
+
+
+async def _become_owner(connection: AsyncConnection) -> None:
+    await connection.exec_driver_sql(f"SET ROLE {OWNER_ROLE}")
+    # It decides how the catalog prints names, and where unqualified tables go.
+    await connection.exec_driver_sql("SET search_path = public")
 
 
 async def _lock(connection: AsyncConnection, wait_seconds: float, on_step: Step) -> None:

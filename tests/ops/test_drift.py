@@ -1,0 +1,289 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tenantry import Database
+from tenantry.errors import DataLossError, MigrationError, SchemaMissingError
+from tenantry.ops import drift
+from tenantry.schema import Widget
+from tests.conftest import Connect, TenantPair, Urls
+from tests.ops.projects import NOTES, declare
+
+# What somebody may do to a database by hand, and what `db check` must call it.
+MUTATIONS = [
+    ("DROP POLICY tenant_isolation ON widgets", "table widgets: policy tenant_isolation is missing"),
+    (
+        "ALTER POLICY tenant_isolation ON widgets USING (true)",
+        "table widgets: policy tenant_isolation is missing or differs",
+    ),
+    (
+        "ALTER POLICY tenant_isolation ON users WITH CHECK (true)",
+        "table users: policy tenant_isolation is missing or differs",
+    ),
+    (
+        "ALTER POLICY tenant_isolation ON users TO tenantry_app, tenantry_operator",
+        "table users: policy tenant_isolation is missing or differs",
+    ),
+    (
+        "DROP POLICY tenant_isolation ON meetings; CREATE POLICY tenant_isolation ON meetings"
+        " AS RESTRICTIVE TO tenantry_app USING (tenant_id = tenantry.current_tenant())"
+        " WITH CHECK (tenant_id = tenantry.current_tenant())",
+        "table meetings: policy tenant_isolation is missing or differs",
+    ),
+    (
+        "CREATE POLICY open ON messages FOR SELECT TO PUBLIC USING (true)",
+        "table messages: policy open is not declared",
+    ),
+    ("ALTER TABLE messages NO FORCE ROW LEVEL SECURITY", "table messages: FORCE is missing"),
+    ("ALTER TABLE tenants DISABLE ROW LEVEL SECURITY", "table tenants: row security is off"),
+    (
+        "REVOKE UPDATE ON widgets FROM tenantry_app",
+        "table widgets: tenantry_app lacks UPDATE",
+    ),
+    (
+        "GRANT TRUNCATE ON widgets TO tenantry_app",
+        "table widgets: tenantry_app holds TRUNCATE, which is not declared",
+    ),
+    ("GRANT SELECT ON users TO PUBLIC", "table users: public holds SELECT"),
+    (
+        "GRANT UPDATE (slug) ON tenants TO tenantry_app",
+        "table tenants: tenantry_app holds UPDATE of column slug",
+    ),
+    (
+        "REVOKE UPDATE (name) ON tenants FROM tenantry_app",
+        "table tenants: tenantry_app lacks UPDATE of column name",
+    ),
+    (
+        "GRANT SELECT ON widgets TO tenantry_app WITH GRANT OPTION",
+        "table widgets: tenantry_app holds SELECT WITH GRANT OPTION",
+    ),
+    (
+        "ALTER TABLE widgets OWNER TO postgres",
+        "table widgets: its owner is postgres instead of tenantry_owner",
+    ),
+    (
+        "CREATE OR REPLACE FUNCTION tenantry.current_tenant() RETURNS uuid LANGUAGE sql STABLE"
+        " PARALLEL SAFE RETURN '00000000-0000-0000-0000-000000000000'::uuid",
+        "function tenantry.current_tenant() differs",
+    ),
+    ("ALTER FUNCTION tenantry.current_tenant() VOLATILE", "function tenantry.current_tenant() differs"),
+    ("ALTER FUNCTION tenantry.current_tenant() LEAKPROOF", "function tenantry.current_tenant() differs"),
+    (
+        "ALTER FUNCTION tenantry.current_tenant() OWNER TO postgres",
+        "function tenantry.current_tenant() differs",
+    ),
+    (
+        "GRANT EXECUTE ON FUNCTION tenantry.current_tenant() TO PUBLIC",
+        "function tenantry.current_tenant() differs",
+    ),
+    (
+        "CREATE FUNCTION tenantry.spy() RETURNS int LANGUAGE sql RETURN 1",
+        "function tenantry.spy() is not declared",
+    ),
+    ("ALTER ROLE tenantry_app BYPASSRLS", "role tenantry_app has BYPASSRLS"),
+    ("ALTER TABLE widgets DROP COLUMN config", "column widgets.config is missing"),
+    ("ALTER TABLE widgets ADD COLUMN x int", "column widgets.x is not declared"),
+    ("ALTER TABLE widgets ALTER COLUMN name DROP NOT NULL", "column widgets.name: it may be NULL"),
+    ("ALTER TABLE widgets ALTER COLUMN name TYPE varchar(9)", "column widgets.name: its type is"),
+    (
+        "ALTER TABLE widgets ALTER COLUMN tenant_id DROP DEFAULT",
+        "column widgets.tenant_id: its default differs",
+    ),
+    ("DROP INDEX knowledge_chunks_embedding_idx", "index knowledge_chunks_embedding_idx is missing"),
+    ("CREATE INDEX extra ON widgets (name)", "index extra is not declared"),
+    (
+        "ALTER TABLE messages DROP CONSTRAINT messages_tenant_id_session_id_fkey",
+        "constraint messages_tenant_id_session_id_fkey of messages is missing",
+    ),
+    (
+        "ALTER TABLE users DROP CONSTRAINT users_tenant_id_email_key",
+        "constraint users_tenant_id_email_key of users is missing",
+    ),
+    (
+        "ALTER TABLE cost_events DROP CONSTRAINT cost_events_tokens_check",
+        "constraint cost_events_tokens_check of cost_events is missing",
+    ),
+    ("COMMENT ON TABLE widgets IS 'x'", "table widgets: its comment differs"),
+    ("SET ROLE tenantry_owner; CREATE TABLE stray (id int); RESET ROLE", "table stray is not declared"),
+    ("DROP TABLE cost_events", "table cost_events is missing"),
+]
+
+# The same for what is not a table's: schemas, defaults, the database. `db migrate` and every other
+# command that connects as the owner puts these back, so they are looked at from outside of it.
+SURROUNDINGS = [
+    ("REVOKE USAGE ON SCHEMA tenantry FROM tenantry_app", "schema tenantry: tenantry_app lacks USAGE"),
+    ("GRANT CREATE ON SCHEMA public TO tenantry_app", "schema public: tenantry_app holds CREATE"),
+    ("GRANT CREATE ON SCHEMA public TO PUBLIC", "schema public: public holds CREATE"),
+    (
+        "ALTER DEFAULT PRIVILEGES FOR ROLE tenantry_owner GRANT EXECUTE ON FUNCTIONS TO PUBLIC",
+        "default privileges of tenantry_owner: PUBLIC may execute",
+    ),
+    ("GRANT TEMPORARY ON DATABASE {database} TO PUBLIC", "database: PUBLIC holds TEMPORARY"),
+]
+
+
+@pytest.mark.parametrize(("statement", "finding"), [*MUTATIONS, *SURROUNDINGS])
+async def test_drift_is_named(urls: Urls, connect: Connect, statement: str, finding: str) -> None:
+    """One change by hand is found and called by name, security like columns."""
+    admin = await connect(urls.admin)
+    await admin.execute(statement.format(database=urls.admin.database))
+    try:
+        found = await drift.check(urls.admin)
+    finally:
+        if "ALTER ROLE" in statement:  # roles are the whole server's
+            await admin.execute("ALTER ROLE tenantry_app NOBYPASSRLS")
+    assert any(line.startswith(finding) for line in found), found
+
+
+async def test_no_drift_in_a_migrated_database(urls: Urls) -> None:
+    """What was just migrated is as declared."""
+    assert await drift.check(urls.admin) == []
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        statement
+        for statement, _ in MUTATIONS
+        # These need a superuser, and a push works as the owner.
+        if not any(word in statement for word in ("OWNER TO", "ALTER ROLE", "LEAKPROOF"))
+    ],
+)
+async def test_push_mends_what_check_names(
+    urls: Urls, connect: Connect, statement: str
+) -> None:
+    """After a push nothing differs any more."""
+    admin = await connect(urls.admin)
+    await admin.execute(statement)
+    assert await drift.push(urls.admin, accept_data_loss=True) > 0
+    assert await drift.check(urls.admin) == []
+
+
+async def test_check_changes_nothing(urls: Urls, connect: Connect) -> None:
+    """Looking at a drifted database does not mend it behind one's back."""
+    admin = await connect(urls.admin)
+    await admin.execute("ALTER POLICY tenant_isolation ON widgets USING (tenant_id IS NOT NULL)")
+    assert await drift.check(urls.admin) == await drift.check(urls.admin) != []
+    leftovers = await admin.fetchval(
+        "SELECT count(*) FROM pg_proc WHERE proname LIKE '%_declared'"
+    )
+    assert leftovers == 0
+
+
+async def test_check_of_an_empty_database_says_what_to_do(empty_database: object) -> None:
+    """A database that was never migrated is no list of a hundred differences."""
+    with pytest.raises(SchemaMissingError, match="tenantry db migrate"):
+        await drift.check(empty_database)  # type: ignore[arg-type]
+
+
+POLICIES = """
+    from sqlalchemy.orm import Mapped
+    from tenantry.schema import Base, Grant, Policy, RowSecurity, TenantScoped
+
+    class Mine(Base):
+        __abstract__ = True
+        metadata = metadata
+
+    class Memo(TenantScoped, Mine):
+        __tablename__ = "memos"
+        body: Mapped[str]
+
+    own = "tenant_id=tenantry.current_tenant()"
+    Memo.__table__.info["row_security"] = RowSecurity(
+        policies=(
+            Policy("own", ("tenantry_operator", "tenantry_app"), using=own, check=own),
+            Policy("short", ("tenantry_app",), check="length(body)<10", command="INSERT",
+                   permissive=False),
+        ),
+        grants=(Grant("tenantry_app", frozenset({"SELECT", "INSERT"})),),
+    )
+"""
+
+
+async def test_policies_of_ones_own_are_compared_as_postgresql_writes_them(
+    urls: Urls, connect: Connect, tmp_path: Path
+) -> None:
+    """However a policy is spelled, it is no drift until it means something else."""
+    project = declare(tmp_path, POLICIES)
+    await drift.push(urls.admin, project=project)
+    assert await drift.check(urls.admin, project=project) == []
+    admin = await connect(urls.admin)
+    await admin.execute("ALTER POLICY short ON memos WITH CHECK (length(body) < 11)")
+    assert await drift.check(urls.admin, project=project) == [
+        "table memos: policy short is not declared",
+        "table memos: policy short is missing or differs from what is declared",
+    ]
+
+
+# Push
+
+
+async def test_push_prints_exactly_what_it_runs(urls: Urls, connect: Connect) -> None:
+    """The printed SQL, run by hand, does the same."""
+    admin = await connect(urls.admin)
+    printed: list[str] = []
+    await admin.execute("DROP POLICY tenant_isolation ON widgets; DROP TABLE cost_events")
+    assert await drift.push(urls.admin, on_sql=printed.append) > 1
+    await admin.execute("DROP POLICY tenant_isolation ON widgets; DROP TABLE cost_events")
+    await admin.execute(f"SET ROLE tenantry_owner; {printed[0]}")
+    assert await drift.check(urls.admin) == []
+    assert await drift.push(urls.admin, on_sql=printed.append) == 0
+    assert len(printed) == 1
+
+
+@pytest.mark.parametrize(
+    ("statement", "what"),
+    [
+        ("ALTER TABLE widgets ADD COLUMN x int", "drop column widgets.x"),
+        (
+            "SET ROLE tenantry_owner; CREATE TABLE stray AS SELECT 1 AS id; RESET ROLE",
+            "drop table stray",
+        ),
+        ("ALTER TABLE widgets ALTER COLUMN name TYPE varchar(900)", "widgets.name: its type"),
+    ],
+)
+async def test_push_refuses_to_destroy_rows(
+    db: Database, urls: Urls, tenants: TenantPair, connect: Connect, statement: str, what: str
+) -> None:
+    """Without --accept-data-loss nothing is changed at all, and what would go is named."""
+    async with db.tenant(tenants.a.id) as tx:
+        tx.add(Widget(name="kept"))
+    admin = await connect(urls.admin)
+    await admin.execute(f"{statement}; DROP POLICY tenant_isolation ON users")
+    with pytest.raises(DataLossError, match=f"{what}.*--accept-data-loss"):
+        await drift.push(urls.admin)
+    assert any("users" in line for line in await drift.check(urls.admin))
+    await drift.push(urls.admin, accept_data_loss=True)
+    assert await drift.check(urls.admin) == []
+    async with db.operator() as tx:
+        assert (await tx.get_one(Widget, (tenants.a.id, await _only_id(tx)))).name == "kept"
+
+
+async def _only_id(tx: object) -> object:
+    from sqlalchemy import select
+
+    return await tx.scalar(select(Widget.id))  # type: ignore[attr-defined]
+
+
+async def test_push_drops_what_holds_no_rows(urls: Urls, connect: Connect) -> None:
+    """An empty column of an empty table is no loss."""
+    admin = await connect(urls.admin)
+    await admin.execute("ALTER TABLE widgets ADD COLUMN x int")
+    assert await drift.push(urls.admin) == 1
+
+
+async def test_a_push_that_fails_changes_nothing(
+    db: Database, urls: Urls, tenants: TenantPair, connect: Connect, tmp_path: Path
+) -> None:
+    """A column that existing rows cannot have is refused, with the rest of the push."""
+    async with db.tenant(tenants.a.id) as tx:
+        tx.add(Widget(name="x"))
+    project = declare(tmp_path, NOTES)
+    project.metadata.tables["widgets"].append_column(
+        __import__("sqlalchemy").Column("must", __import__("sqlalchemy").Integer, nullable=False)
+    )
+    with pytest.raises(MigrationError, match="nothing was changed"):
+        await drift.push(urls.admin, project=project)
+    assert await drift.check(urls.admin) == []
