@@ -68,6 +68,12 @@ EXCEPTION WHEN OTHERS THEN
 END $$
 """
 
+# Not to_regclass(): it asks for USAGE on the schema, which whoever migrates need not have.
+_IS_MIGRATED: Final = text("""
+    SELECT EXISTS (SELECT FROM pg_tables
+                    WHERE schemaname = 'tenantry' AND tablename = 'alembic_version')
+""")
+
 Step = Callable[[str], None]
 """Called with one line for each step."""
 
@@ -109,7 +115,7 @@ async def inspection_connection(admin_url: URL) -> AsyncIterator[AsyncConnection
     """
     async with _connection(admin_url) as connection:
         await check_server(connection)
-        if await connection.scalar(text("SELECT to_regclass('tenantry.alembic_version')")) is None:
+        if not await connection.scalar(_IS_MIGRATED):
             raise SchemaMissingError(
                 "This database holds no tenantry tables. Run `tenantry db migrate` first."
             )
