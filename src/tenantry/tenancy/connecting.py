@@ -117,7 +117,15 @@ def _translate(context: ExceptionContext) -> TenantryError | None:
 
     Other errors, such as a violated unique constraint, stay SQLAlchemy's, as its users expect.
     """
-    cause = getattr(context.original_exception, "__cause__", None)
+    cause = context.original_exception.__cause__ or context.original_exception
+    if isinstance(cause, asyncpg.InternalClientError | OSError):
+        # The driver has lost track of the conversation: the connection is not to be used again.
+        context.is_disconnect = True
+    if context.is_disconnect and not isinstance(cause, asyncpg.PostgresError):
+        return DatabaseUnavailableError(
+            f"The connection to PostgreSQL was lost ({type(cause).__name__}). Nothing "
+            "uncommitted was kept."
+        )
     if not isinstance(cause, asyncpg.PostgresError):
         return None
     state = cause.sqlstate or ""

