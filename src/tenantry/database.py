@@ -96,9 +96,9 @@ class Database:
             TenantRequiredError: ``tenant_id`` is not a UUID or the text of one.
         """
         bound = as_tenant_id(tenant_id)
-        async with TenantSession(self._app, tenant_id=bound, expire_on_commit=False) as session:
-            async with session.begin():
-                yield session
+        session = TenantSession(self._app, tenant_id=bound, expire_on_commit=False)
+        async with session, session.begin():
+            yield session
 
     @asynccontextmanager
     async def operator(self, *, reason: str | None = None) -> AsyncIterator[OperatorSession]:
@@ -117,9 +117,9 @@ class Database:
         if self._admin is None:
             self._admin = self._engine(self.settings.admin_url)
         _log.info("operator session: %s", reason or "no reason given")
-        async with OperatorSession(self._admin, expire_on_commit=False) as session:
-            async with session.begin():
-                yield session
+        session = OperatorSession(self._admin, expire_on_commit=False)
+        async with session, session.begin():
+            yield session
 
     async def close(self) -> None:
         """Close the pools. Sessions that are still open lose their connections."""
@@ -133,9 +133,7 @@ class Database:
             "max_overflow": self.settings.max_overflow,
             "pool_pre_ping": False,
         }
-        return create_engine(
-            url, timeout_seconds=self.settings.connect_timeout_seconds, **pool
-        )
+        return create_engine(url, timeout_seconds=self.settings.connect_timeout_seconds, **pool)
 
 
 async def _bring_up_server(settings: Settings) -> Settings:

@@ -13,7 +13,10 @@ from tests.ops.projects import NOTES, declare
 
 # What somebody may do to a database by hand, and what `db check` must call it.
 MUTATIONS = [
-    ("DROP POLICY tenant_isolation ON widgets", "table widgets: policy tenant_isolation is missing"),
+    (
+        "DROP POLICY tenant_isolation ON widgets",
+        "table widgets: policy tenant_isolation is missing",
+    ),
     (
         "ALTER POLICY tenant_isolation ON widgets USING (true)",
         "table widgets: policy tenant_isolation is missing or differs",
@@ -68,8 +71,14 @@ MUTATIONS = [
         " PARALLEL SAFE RETURN '00000000-0000-0000-0000-000000000000'::uuid",
         "function tenantry.current_tenant() differs",
     ),
-    ("ALTER FUNCTION tenantry.current_tenant() VOLATILE", "function tenantry.current_tenant() differs"),
-    ("ALTER FUNCTION tenantry.current_tenant() LEAKPROOF", "function tenantry.current_tenant() differs"),
+    (
+        "ALTER FUNCTION tenantry.current_tenant() VOLATILE",
+        "function tenantry.current_tenant() differs",
+    ),
+    (
+        "ALTER FUNCTION tenantry.current_tenant() LEAKPROOF",
+        "function tenantry.current_tenant() differs",
+    ),
     (
         "ALTER FUNCTION tenantry.current_tenant() OWNER TO postgres",
         "function tenantry.current_tenant() differs",
@@ -91,7 +100,10 @@ MUTATIONS = [
         "ALTER TABLE widgets ALTER COLUMN tenant_id DROP DEFAULT",
         "column widgets.tenant_id: its default differs",
     ),
-    ("DROP INDEX knowledge_chunks_embedding_idx", "index knowledge_chunks_embedding_idx is missing"),
+    (
+        "DROP INDEX knowledge_chunks_embedding_idx",
+        "index knowledge_chunks_embedding_idx is missing",
+    ),
     ("CREATE INDEX extra ON widgets (name)", "index extra is not declared"),
     (
         "ALTER TABLE messages DROP CONSTRAINT messages_tenant_id_session_id_fkey",
@@ -106,14 +118,20 @@ MUTATIONS = [
         "constraint cost_events_tokens_check of cost_events is missing",
     ),
     ("COMMENT ON TABLE widgets IS 'x'", "table widgets: its comment differs"),
-    ("SET ROLE tenantry_owner; CREATE TABLE stray (id int); RESET ROLE", "table stray is not declared"),
+    (
+        "SET ROLE tenantry_owner; CREATE TABLE stray (id int); RESET ROLE",
+        "table stray is not declared",
+    ),
     ("DROP TABLE cost_events", "table cost_events is missing"),
 ]
 
 # The same for what is not a table's: schemas, defaults, the database. `db migrate` and every other
 # command that connects as the owner puts these back, so they are looked at from outside of it.
 SURROUNDINGS = [
-    ("REVOKE USAGE ON SCHEMA tenantry FROM tenantry_app", "schema tenantry: tenantry_app lacks USAGE"),
+    (
+        "REVOKE USAGE ON SCHEMA tenantry FROM tenantry_app",
+        "schema tenantry: tenantry_app lacks USAGE",
+    ),
     ("GRANT CREATE ON SCHEMA public TO tenantry_app", "schema public: tenantry_app holds CREATE"),
     ("GRANT CREATE ON SCHEMA public TO PUBLIC", "schema public: public holds CREATE"),
     (
@@ -151,9 +169,7 @@ async def test_no_drift_in_a_migrated_database(urls: Urls) -> None:
         if not any(word in statement for word in ("OWNER TO", "ALTER ROLE", "LEAKPROOF"))
     ],
 )
-async def test_push_mends_what_check_names(
-    urls: Urls, connect: Connect, statement: str
-) -> None:
+async def test_push_mends_what_check_names(urls: Urls, connect: Connect, statement: str) -> None:
     """After a push nothing differs any more."""
     admin = await connect(urls.admin)
     await admin.execute(statement)
@@ -166,9 +182,7 @@ async def test_check_changes_nothing(urls: Urls, connect: Connect) -> None:
     admin = await connect(urls.admin)
     await admin.execute("ALTER POLICY tenant_isolation ON widgets USING (tenant_id IS NOT NULL)")
     assert await drift.check(urls.admin) == await drift.check(urls.admin) != []
-    leftovers = await admin.fetchval(
-        "SELECT count(*) FROM pg_proc WHERE proname LIKE '%_declared'"
-    )
+    leftovers = await admin.fetchval("SELECT count(*) FROM pg_proc WHERE proname LIKE '%_declared'")
     assert leftovers == 0
 
 

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 from uuid import uuid4
 
@@ -22,8 +23,10 @@ from tenantry.errors import (
     UnsupportedServerError,
 )
 from tenantry.ops import drift, embedded
-from tenantry.ops.migrations import downgrade, migrate, migration_connection, reset, revision
+from tenantry.ops.connections import migration_connection
+from tenantry.ops.migrations import downgrade, migrate, reset
 from tenantry.ops.project import Project
+from tenantry.ops.revisions import revision
 from tenantry.ops.seed import SeedPlan, seed
 from tenantry.schema.base import SCHEMA_REVISION
 from tenantry.settings import ADMIN_URL, DATABASE_URL, url_text
@@ -71,7 +74,9 @@ async def versions(url: URL) -> list[str]:
         await connection.close()
 
 
-async def test_migrated_equals_pushed_equals_up_down_up(server: Server, empty_database: URL) -> None:
+async def test_migrated_equals_pushed_equals_up_down_up(
+    server: Server, empty_database: URL
+) -> None:
     """The three ways to a schema end in the same one, row security and grants included."""
     pushed = server.at(await server.create_database())
     try:
@@ -109,9 +114,7 @@ async def test_a_migrated_database_has_nothing_to_do(urls: Urls) -> None:
 
 async def test_ten_migrators_at_once(empty_database: URL, tmp_path: Path) -> None:
     """One works, nine wait, all end well."""
-    processes = [
-        await command(empty_database, "db", "migrate", folder=tmp_path) for _ in range(10)
-    ]
+    processes = [await command(empty_database, "db", "migrate", folder=tmp_path) for _ in range(10)]
     outputs = [await process.communicate() for process in processes]
     assert [process.returncode for process in processes] == [0] * 10, outputs
     applied = [out for out, _ in outputs if f"applied {SCHEMA_REVISION}".encode() in out]
@@ -147,13 +150,15 @@ async def test_a_killed_migrator_leaves_the_old_version(
     process = await command(urls.admin, "db", "migrate", folder=tmp_path)
     sleeping = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep(600)%'"
     async with asyncio.timeout(30):
-        while not await admin.fetchval(f"{sleeping} AND datname = current_database()"):
+        while not await admin.fetchval(f"{sleeping} AND datname = current_database()"):  # noqa: ASYNC110
             await asyncio.sleep(0.05)
     os.killpg(process.pid, signal.SIGKILL)
     await process.wait()
     await admin.execute(f"ALTER DATABASE {urls.admin.database} RESET test.slow")
     assert await versions(urls.admin) == [SCHEMA_REVISION]
-    assert await migrate(urls.admin, project=Project(migrations=folder), wait_seconds=30) == ["slow"]
+    assert await migrate(urls.admin, project=Project(migrations=folder), wait_seconds=30) == [
+        "slow"
+    ]
     assert await versions(urls.admin) == ["slow"]
 
 
@@ -169,7 +174,10 @@ async def test_a_migration_that_fails_is_rolled_back(
     urls: Urls, tmp_path: Path, statement: str, message: str
 ) -> None:
     """A failing migration leaves nothing, and the error says what PostgreSQL or Python said."""
-    slow = SLOW.replace("op.execute(\"SELECT pg_sleep(600) WHERE current_setting('test.slow', true) = 'on'\")", statement)
+    slow = SLOW.replace(
+        "op.execute(\"SELECT pg_sleep(600) WHERE current_setting('test.slow', true) = 'on'\")",
+        statement,
+    )
     assert slow != SLOW
     (tmp_path / "bad.py").write_text(slow)
     with pytest.raises(MigrationError, match=f"rolled back.*{message}"):
@@ -182,7 +190,7 @@ async def test_a_data_migration_runs_as_the_operator(
     db: Database, urls: Urls, tenants: object, tmp_path: Path
 ) -> None:
     """FORCE hides every row from the owner; `execute_as_operator` reaches all tenants' rows."""
-    as_owner = SLOW.partition("    op.execute(\"SELECT pg_sleep")[0].replace(
+    as_owner = SLOW.partition('    op.execute("SELECT pg_sleep')[0].replace(
         'op.execute("CREATE TABLE half (id int)")',
         "op.execute(\"UPDATE tenants SET name = 'owner'\")\n"
         "    op.execute_as_operator(\"UPDATE tenants SET name = name || '!';\")\n"
@@ -229,9 +237,10 @@ async def test_a_table_in_use_is_not_waited_for_without_end(
     urls: Urls, connect: Connect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """lock_timeout ends a migration before the queries behind it pile up."""
-    from tenantry.ops import migrations
+    from tenantry.ops import connections, migrations
 
-    monkeypatch.setattr(migrations, "LOCK_TIMEOUT_SECONDS", 1)
+    for module in (connections, migrations):
+        monkeypatch.setattr(module, "LOCK_TIMEOUT_SECONDS", 1)
     (tmp_path / "alter.py").write_text(
         SLOW.replace("CREATE TABLE half (id int)", "ALTER TABLE widgets ADD x int")
     )
@@ -257,7 +266,7 @@ async def test_reset_makes_an_empty_database_again(db: Database, urls: Urls) -> 
 
 
 @pytest.fixture
-async def managed(server: Server, connect: Connect) -> asyncio.Future[URL]:
+async def managed(server: Server, template: str) -> AsyncIterator[URL]:
     """What a managed service gives: a CREATEROLE role that owns its database, no superuser."""
     role, database = f"managed_{uuid4().hex[:8]}", f"tenantry_test_{uuid4().hex[:8]}"
     await server.run(
@@ -270,7 +279,7 @@ async def managed(server: Server, connect: Connect) -> asyncio.Future[URL]:
     granted = ", ".join(("tenantry_owner", "tenantry_auth", "tenantry_operator"))
     await server.run(f"GRANT {granted} TO {role} WITH SET TRUE, INHERIT FALSE")
     url = server.at(database).set(username=role, password="x")
-    yield url  # type: ignore[misc]
+    yield url
     await server.drop_database(database)
     await server.run(f"REVOKE {granted} FROM {role}", f"DROP ROLE {role}")
 
@@ -283,9 +292,8 @@ async def test_a_createrole_user_of_a_managed_service_migrates(
     assert await drift.check(managed) == []
     assert await dump(server.at(str(managed.database))) == await dump(server.at(template))
     app = server.at(str(managed.database), user="tenantry_app")
-    async with Database.connect(app, admin_url=managed) as db:
-        async with db.operator() as tx:
-            assert await tx.scalar(text("SELECT current_user::text")) == "tenantry_operator"
+    async with Database.connect(app, admin_url=managed) as db, db.operator() as tx:
+        assert await tx.scalar(text("SELECT current_user::text")) == "tenantry_operator"
 
 
 async def test_roles_are_made_by_a_createrole_user(server: Server, connect: Connect) -> None:
@@ -299,7 +307,8 @@ async def test_roles_are_made_by_a_createrole_user(server: Server, connect: Conn
     for _ in range(2):
         await connection.execute(script)
     made = await connection.fetch(
-        "SELECT rolname, rolcanlogin, rolsuper OR rolbypassrls OR rolcreaterole OR rolcreatedb AS more"
+        "SELECT rolname, rolcanlogin,"
+        " rolsuper OR rolbypassrls OR rolcreaterole OR rolcreatedb AS more"
         " FROM pg_roles WHERE starts_with(rolname, $1) ORDER BY 1",
         prefix,
     )
@@ -412,7 +421,9 @@ async def test_a_second_revision_follows_the_first(urls: Urls, tmp_path: Path) -
     assert first is not None
     assert second is not None
     assert f"down_revision = '{first.name.partition('_')[0]}'" in second.read_text()
-    assert "op.add_column('notes', sa.Column('color', sa.Text(), nullable=True))" in second.read_text()
+    assert (
+        "op.add_column('notes', sa.Column('color', sa.Text(), nullable=True))" in second.read_text()
+    )
     assert "policy" not in second.read_text()
     await migrate(urls.admin, project=project)
     assert await drift.check(urls.admin, project=project) == []

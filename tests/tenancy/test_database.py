@@ -3,6 +3,7 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 from uuid import uuid4
 
 import pytest
@@ -26,11 +27,11 @@ async def opened(settings: Settings) -> None:
 
 
 @pytest.fixture
-async def role(server: Server) -> str:
+async def role(server: Server) -> AsyncIterator[str]:
     """A role that may log in and nothing else; dropped at the end."""
     name = f"role_{uuid4().hex[:8]}"
     await server.run(f"CREATE ROLE {name} LOGIN PASSWORD 'x'")
-    yield name  # type: ignore[misc]
+    yield name
     await server.run(f"DROP ROLE {name}")
 
 
@@ -44,7 +45,11 @@ async def test_a_superuser_is_refused(urls: Urls) -> None:
     ("grant", "revoke", "message"),
     [
         ("ALTER ROLE {} BYPASSRLS", "ALTER ROLE {} NOBYPASSRLS", "BYPASSRLS"),
-        ("GRANT tenantry_operator TO {}", "REVOKE tenantry_operator FROM {}", "may see every tenant"),
+        (
+            "GRANT tenantry_operator TO {}",
+            "REVOKE tenantry_operator FROM {}",
+            "may see every tenant",
+        ),
         ("GRANT tenantry_owner TO {}", "REVOKE tenantry_owner FROM {}", "may see every tenant"),
         (
             "GRANT tenantry_auth TO {} WITH INHERIT FALSE",

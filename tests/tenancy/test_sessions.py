@@ -53,9 +53,7 @@ async def test_an_object_of_another_tenant_is_refused(db: Database, tenants: Ten
             tx.add(Widget(name="x", tenant_id=tenants.b.id))
 
 
-async def test_raw_sql_cannot_write_another_tenants_row(
-    db: Database, tenants: TenantPair
-) -> None:
+async def test_raw_sql_cannot_write_another_tenants_row(db: Database, tenants: TenantPair) -> None:
     """The database refuses what the ORM does not see."""
     with pytest.raises(CrossTenantError):
         async with db.tenant(tenants.a.id) as tx:
@@ -80,9 +78,7 @@ async def test_the_tenant_is_bound_again_after_commit_and_rollback(
         assert await tx.scalar(text("SELECT tenantry.current_tenant()")) == tenants.a.id
 
 
-async def test_a_connection_goes_back_without_the_tenant(
-    db: Database, tenants: TenantPair
-) -> None:
+async def test_a_connection_goes_back_without_the_tenant(db: Database, tenants: TenantPair) -> None:
     """A pooled connection keeps nothing of the tenant that used it last."""
     async with db.tenant(tenants.a.id) as tx:
         await tx.execute(text("SELECT 1"))

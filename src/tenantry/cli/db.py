@@ -12,7 +12,7 @@ import typer
 from tenantry.cli import console
 from tenantry.cli.console import Json, Migrations, Models, err, out
 from tenantry.errors import ConfigurationError, TenantryError
-from tenantry.ops import drift, migrations
+from tenantry.ops import drift, migrations, revisions
 from tenantry.ops.development import Role, bring_up, provide, role_url
 from tenantry.ops.project import load_project
 from tenantry.ops.seed import SeedPlan, SeedReport
@@ -186,7 +186,7 @@ def revision(
     """Write a migration for what your models declare and the database lacks."""
 
     async def work() -> Path | None:
-        return await migrations.revision(
+        return await revisions.revision(
             await console.admin_url(),
             message=message,
             project=load_project(models=tuple(models or ()), migrations=migrations_folder),

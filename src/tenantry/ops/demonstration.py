@@ -115,9 +115,7 @@ class _Crossing:
         nowhere = await self._answer(self._message_in(uuid4()))
         same = there == nowhere and there.startswith("23503")
         answer = "the same as for an id that exists nowhere" if same else there
-        return Attempt(
-            "probe for the other's row", "the same, with a made-up id", answer, same
-        )
+        return Attempt("probe for the other's row", "the same, with a made-up id", answer, same)
 
     async def forget(self) -> Attempt:
         sql = "SELECT * FROM widgets"

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Final, Literal
 from sqlalchemy import URL, make_url
 
 from tenantry.errors import ConfigurationError
-from tenantry.ops.migrations import Step, migrate
+from tenantry.ops.connections import Step
+from tenantry.ops.migrations import migrate
 from tenantry.schema.row_security import APP_ROLE, OPERATOR_ROLE, OWNER_ROLE
 from tenantry.settings import ADMIN_URL, Settings
 from tenantry.tenancy.connecting import connect

@@ -15,16 +15,12 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import URL, Connection, text
 
 from tenantry.errors import DataLossError, MigrationError
-from tenantry.ops.migrations import (
-    Step,
-    applied_revisions,
-    context_options,
-    inspection_connection,
-    migration_connection,
-)
+from tenantry.ops.connections import Step, inspection_connection, migration_connection
+from tenantry.ops.environment import context_options
 from tenantry.ops.operations import SecurityOp
 from tenantry.ops.preparing import preparation_differences
 from tenantry.ops.project import Project
+from tenantry.ops.revisions import applied_revisions
 from tenantry.schema.base import SCHEMA_REVISION
 from tenantry.schema.row_security import OPERATOR_ROLE
 from tenantry.tenancy.catalog import quote
@@ -46,7 +42,7 @@ async def check(admin_url: URL, *, project: Project | None = None) -> list[str]:
     Raises:
         SchemaMissingError: The database was not migrated.
         PrivilegeError, UnsupportedServerError, DatabaseUnavailableError: see
-            `tenantry.ops.migrations.inspection_connection`.
+            `tenantry.ops.connections.inspection_connection`.
     """
     async with inspection_connection(admin_url) as connection:
         return await connection.run_sync(_check, project or Project())
@@ -180,50 +176,61 @@ def _has_rows(connection: Connection, operation: Any) -> bool:
     savepoint = connection.begin_nested()
     try:
         connection.exec_driver_sql(f"SET LOCAL ROLE {OPERATOR_ROLE}")
-        return bool(connection.exec_driver_sql(f"SELECT EXISTS (SELECT FROM {table})").scalar())
+        found = connection.exec_driver_sql(f"SELECT EXISTS (SELECT FROM {table})")  # noqa: S608 - quoted
+        return bool(found.scalar())
     except Exception:  # noqa: BLE001 - unknown counts as yes
         return True
     finally:
         savepoint.rollback()
 
 
-def describe(operation: Any, *, imperative: bool = False) -> str:
-    """Return in one line what the database lacks, has too much, or has otherwise."""
+def _constraint(operation: ops.AddConstraintOp) -> str:
+    constraint: Any = operation.to_constraint()
+    return f"constraint {constraint.name} of {constraint.table.name}"
+
+
+# What each operation adds, or what it takes away, by name.
+_ADDS: Final[dict[type, Callable[[Any], str]]] = {
+    ops.CreateTableOp: lambda it: f"table {it.table_name}",
+    ops.AddColumnOp: lambda it: f"column {it.table_name}.{it.column.name}",
+    ops.CreateIndexOp: lambda it: f"index {it.index_name}",
+    ops.AddConstraintOp: _constraint,
+}
+_TAKES: Final[dict[type, Callable[[Any], str]]] = {
+    ops.DropTableOp: lambda it: f"table {it.table_name}",
+    ops.DropColumnOp: lambda it: f"column {it.table_name}.{it.column_name}",
+    ops.DropIndexOp: lambda it: f"index {it.index_name}",
+    ops.DropConstraintOp: lambda it: f"constraint {it.constraint_name} of {it.table_name}",
+}
+
+
+def describe(operation: MigrateOperation, *, imperative: bool = False) -> str:
+    """Return in one line what the database lacks, has too much, or has otherwise.
+
+    Args:
+        operation: What would mend it.
+        imperative: Say what would be done instead.
+    """
+    for names, wanting, doing in (
+        (_ADDS, "{} is missing", "add {}"),
+        (_TAKES, "{} is not declared", "drop {}"),
+    ):
+        for kind, name in names.items():
+            if isinstance(operation, kind):
+                return (doing if imperative else wanting).format(name(operation))
     if isinstance(operation, SecurityOp):
         return operation.describe()
-    missing, extra = ("add {}", "drop {}") if imperative else ("{} is missing", "{} is not declared")
-    match operation:
-        case ops.CreateTableOp():
-            return missing.format(f"table {operation.table_name}")
-        case ops.DropTableOp():
-            return extra.format(f"table {operation.table_name}")
-        case ops.AddColumnOp():
-            return missing.format(f"column {operation.table_name}.{operation.column.name}")
-        case ops.DropColumnOp():
-            return extra.format(f"column {operation.table_name}.{operation.column_name}")
-        case ops.CreateIndexOp():
-            return missing.format(f"index {operation.index_name}")
-        case ops.DropIndexOp():
-            return extra.format(f"index {operation.index_name}")
-        case ops.AddConstraintOp():
-            constraint: Any = operation.to_constraint()
-            return missing.format(f"constraint {constraint.name} of {constraint.table.name}")
-        case ops.DropConstraintOp():
-            return extra.format(f"constraint {operation.constraint_name} of {operation.table_name}")
-        case ops.AlterColumnOp():
-            column = f"column {operation.table_name}.{operation.column_name}"
-            return f"{column}: {_altered(operation)}"
-        case ops.CreateTableCommentOp() | ops.DropTableCommentOp():
-            return f"table {operation.table_name}: its comment differs from what is declared"
-    return f"{type(operation).__name__.removesuffix('Op')} {operation.to_diff_tuple()}"
+    if isinstance(operation, ops.AlterColumnOp):
+        return f"column {operation.table_name}.{operation.column_name}: {_altered(operation)}"
+    if isinstance(operation, ops.CreateTableCommentOp | ops.DropTableCommentOp):
+        return f"table {operation.table_name}: its comment differs from what is declared"
+    return type(operation).__name__
 
 
 def _altered(operation: ops.AlterColumnOp) -> str:
     parts = []
     if operation.modify_type is not None:
-        parts.append(
-            f"its type is {operation.existing_type}, declared is {operation.modify_type}"
-        )
+        parts.append(f"its type is {operation.existing_type}, declared is {operation.modify_type}")
     if operation.modify_nullable is not None:
         parts.append("it may be NULL" if not operation.modify_nullable else "it may not be NULL")
     if operation.modify_server_default is not False:

@@ -106,7 +106,9 @@ def _import(name: str, base: Path) -> None:
 
 def _import_file(file: Path) -> None:
     module_name = file.stem
-    if module_name in sys.modules and getattr(sys.modules[module_name], "__file__", "") == str(file):
+    if module_name in sys.modules and getattr(sys.modules[module_name], "__file__", "") == str(
+        file
+    ):
         return
     specification = importlib.util.spec_from_file_location(module_name, file)
     if specification is None or specification.loader is None or not file.is_file():

@@ -58,9 +58,7 @@ class KnowledgeDocument(TenantScoped, Base):
 
     title: Mapped[str] = mapped_column(BoundedText(1000))
     content: Mapped[str] = mapped_column(BoundedText(CONTENT_MAX_BYTES))
-    embedding: Mapped[list[float] | None] = mapped_column(
-        Embedding, comment="NULL: not embedded."
-    )
+    embedding: Mapped[list[float] | None] = mapped_column(Embedding, comment="NULL: not embedded.")
     document_metadata: Mapped[dict[str, Any]] = mapped_column(
         "metadata", JsonObject, default=dict, server_default=text("'{}'::jsonb")
     )

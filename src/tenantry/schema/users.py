@@ -34,7 +34,9 @@ class User(TenantScoped, Base):
     __tablename__ = "users"
     __table_args__ = (
         UniqueConstraint("tenant_id", "email"),
-        CheckConstraint("email = lower(email) AND email ~ '^[^@[:space:]]+@[^@[:space:]]+$'", name="email"),
+        CheckConstraint(
+            "email = lower(email) AND email ~ '^[^@[:space:]]+@[^@[:space:]]+$'", name="email"
+        ),
         CheckConstraint(f"role IN {get_args(UserRole)}", name="role"),
         Index(None, "tenant_id"),
         {"comment": "People who can sign in to a tenant; emails are unique per tenant."},
@@ -68,7 +70,10 @@ class AuthSession(TenantScoped, Base):
     )
 
     id: Mapped[str] = mapped_column(
-        Text, primary_key=True, sort_order=-99, comment="Random, made by the application; finds the row and proves nothing."
+        Text,
+        primary_key=True,
+        sort_order=-99,
+        comment="Random, made by the application; finds the row and proves nothing.",
     )
     user_id: Mapped[UUID]
     secret_hash: Mapped[bytes] = mapped_column(

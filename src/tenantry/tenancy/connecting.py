@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any, Final
 
 import asyncpg
@@ -25,7 +24,7 @@ __all__ = ["connect", "create_engine", "run_script", "where"]
 
 # The functions of PostgreSQL that report these two refusals; both have SQLSTATE 42501.
 _ROW_SECURITY_CHECK: Final = "ExecWithCheckOptions"
-_CONNECTION_LOST: Final = ("08", "57P01", "57P02", "57P03")
+_SHUTTING_DOWN: Final = {"57P01", "57P02", "57P03"}
 
 
 def where(url: URL) -> str:
@@ -56,7 +55,7 @@ async def connect(
         )
     except asyncpg.PostgresError as error:
         raise _refused(error, place) from error
-    except (TimeoutError, asyncio.TimeoutError) as error:
+    except TimeoutError as error:
         raise DatabaseUnavailableError(
             f"No answer from PostgreSQL at {place} within {timeout_seconds:g} s. "
             "Check the host, the port and the firewall."
@@ -118,33 +117,35 @@ def _translate(context: ExceptionContext) -> TenantryError | None:
     Other errors, such as a violated unique constraint, stay SQLAlchemy's, as its users expect.
     """
     cause = context.original_exception.__cause__ or context.original_exception
+    if isinstance(cause, asyncpg.PostgresError):
+        return _translate_state(cause)
     if isinstance(cause, asyncpg.InternalClientError | OSError):
         # The driver has lost track of the conversation: the connection is not to be used again.
         context.is_disconnect = True
-    if context.is_disconnect and not isinstance(cause, asyncpg.PostgresError):
-        return DatabaseUnavailableError(
-            f"The connection to PostgreSQL was lost ({type(cause).__name__}). Nothing "
-            "uncommitted was kept."
-        )
-    if not isinstance(cause, asyncpg.PostgresError):
+    if not context.is_disconnect:
         return None
-    state = cause.sqlstate or ""
-    details = cause.as_dict()
+    return DatabaseUnavailableError(
+        f"The connection to PostgreSQL was lost ({type(cause).__name__}). Nothing uncommitted was "
+        "kept."
+    )
+
+
+def _translate_state(error: asyncpg.PostgresError) -> TenantryError | None:
+    state, details = error.sqlstate or "", error.as_dict()
     table = details.get("table_name")
-    constraint = details.get("constraint_name") or ""
-    if state == "42501":
-        if details.get("server_source_function") == _ROW_SECURITY_CHECK:
-            return CrossTenantError(
-                "Row security refused the row: it belongs to another tenant, or no tenant is "
-                "bound to this transaction. Write rows of the bound tenant only."
-            )
-        return PrivilegeError(f"PostgreSQL refused: {details.get('message')}.")
-    if state == "23503" and constraint == f"{table}_tenant_id_fkey":
-        return TenantUnknownError(
-            f"There is no such tenant, so {table} cannot hold its rows. "
-            "`tenantry tenant list` shows the tenants."
+    if state == "42501" and details.get("server_source_function") == _ROW_SECURITY_CHECK:
+        return CrossTenantError(
+            "Row security refused the row: it belongs to another tenant, or no tenant is bound to "
+            "this transaction. Write rows of the bound tenant only."
         )
-    if state.startswith(_CONNECTION_LOST[0]) or state in _CONNECTION_LOST:
+    if state == "42501":
+        return PrivilegeError(f"PostgreSQL refused: {details.get('message')}.")
+    if state == "23503" and details.get("constraint_name") == f"{table}_tenant_id_fkey":
+        return TenantUnknownError(
+            f"There is no such tenant, so {table} cannot hold its rows. `tenantry tenant list` "
+            "shows the tenants."
+        )
+    if state.startswith("08") or state in _SHUTTING_DOWN:
         return DatabaseUnavailableError(
             f"PostgreSQL ended the connection (SQLSTATE {state}). Nothing uncommitted was kept."
         )

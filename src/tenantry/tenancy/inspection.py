@@ -144,7 +144,9 @@ async def check_application_role(connection: AsyncConnection) -> None:
     ):
         if found:
             verb = "is" if found == [row.name] else f"can become {found[0]},"
-            raise UnsafeRoleError(f"The application connects as {row.name}, which {verb} {what}. {use}")
+            raise UnsafeRoleError(
+                f"The application connects as {row.name}, which {verb} {what}. {use}"
+            )
     if row.owned:
         raise UnsafeRoleError(
             f"The application connects as {row.name}, which owns {', '.join(row.owned)} and "
@@ -173,7 +175,5 @@ async def check_application_role(connection: AsyncConnection) -> None:
 def newer_revisions(applied: Iterable[str]) -> list[str]:
     """Return those of the ``applied`` revisions that are ours and newer than this version."""
     return sorted(
-        each
-        for each in applied
-        if each.startswith(REVISION_PREFIX) and each > SCHEMA_REVISION
+        each for each in applied if each.startswith(REVISION_PREFIX) and each > SCHEMA_REVISION
     )

@@ -1,4 +1,4 @@
-"""Alembic's environment; `tenantry.ops.migrations` hands it everything in the config."""
+"""Alembic's environment; `tenantry.ops.environment` hands it everything in the config."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from tenantry.errors import EmbeddedServerError
 from tenantry.ops.embedded import pginstall
 
 try:
-    import psutil  # type: ignore[import-untyped]
+    import psutil
 except ModuleNotFoundError as exc:
     _msg = (
         "psutil is missing. Run pip install 'tenantry[embedded]', or set TENANTRY_DATABASE_URL to"

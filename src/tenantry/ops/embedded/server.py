@@ -22,7 +22,7 @@ import errno
 import logging
 import os
 import sys
-from pathlib import Path  # noqa: TC003  (a dataclass's annotations may be read)
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 

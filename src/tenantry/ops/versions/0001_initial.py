@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tenantry.ops.migrations import run_frozen_sql
+from tenantry.ops.environment import run_frozen_sql
 
 revision = "tenantry_0001"
 down_revision = None

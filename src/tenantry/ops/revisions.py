@@ -1,0 +1,129 @@
+"""Which revisions a database is at, and writing the next one of a project."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.operations.ops import CreateTableOp
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+from sqlalchemy import URL, Connection, text
+
+from tenantry.errors import MigrationError, SchemaTooNewError
+from tenantry.ops.connections import Step, migration_connection
+from tenantry.ops.environment import VERSIONS, configuration, context_options
+from tenantry.ops.project import Project
+from tenantry.schema.base import SCHEMA_REVISION
+from tenantry.tenancy.inspection import newer_revisions
+
+__all__ = ["applied_revisions", "refuse_unknown_revisions", "revision"]
+
+_log = logging.getLogger("tenantry.migrations")
+
+
+def applied_revisions(connection: Connection) -> set[str]:
+    """Return the rows of Alembic's version table; empty where there is none."""
+    exists = connection.execute(text("SELECT to_regclass('tenantry.alembic_version')")).scalar()
+    if exists is None:
+        return set()
+    return set(
+        connection.execute(text("SELECT version_num FROM tenantry.alembic_version")).scalars()
+    )
+
+
+def refuse_unknown_revisions(
+    connection: Connection, scripts: ScriptDirectory, project: Project
+) -> None:
+    """Raise where the database is at a revision that is in neither folder of migrations.
+
+    Raises:
+        SchemaTooNewError: A newer tenantry has migrated it.
+        MigrationError: Another project has.
+    """
+    known = {script.revision for script in scripts.walk_revisions()}
+    unknown = applied_revisions(connection) - known
+    newer = newer_revisions(unknown)
+    if newer:
+        raise SchemaTooNewError(
+            f"This database was migrated to {newer[-1]} by a newer tenantry; this one knows up to "
+            f"{SCHEMA_REVISION}. Install the newer tenantry. Nothing was changed."
+        )
+    if unknown:
+        raise MigrationError(
+            f"The database is at revision {', '.join(sorted(unknown))}, which is not in "
+            f"{project.migrations}. Run this in the project that it belongs to, or get its newest "
+            "migrations. Nothing was changed."
+        )
+
+
+async def revision(
+    admin_url: URL, *, message: str, project: Project, on_step: Step = _log.info
+) -> Path | None:
+    """Write a migration for what the models declare and the database lacks.
+
+    The database must be at the newest version.
+
+    Returns:
+        The new file, or None where nothing differs.
+
+    Raises:
+        MigrationError: Migrations are pending, or the folder cannot be written.
+    """
+    async with migration_connection(admin_url, on_step=on_step) as connection:
+        return await connection.run_sync(_write_revision, message, project)
+
+
+def _write_revision(connection: Connection, message: str, project: Project) -> Path | None:
+    folder = project.migrations
+    if folder is None:
+        raise MigrationError("The project has no folder for migrations.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MigrationError(f"Cannot make the folder {folder}: {error.strerror}.") from error
+    config = configuration(project)
+    scripts = ScriptDirectory.from_config(config)
+    refuse_unknown_revisions(connection, scripts, project)
+    connection.commit()
+    ours = [each for each in scripts.get_heads() if not _is_tenantrys(scripts, each)]
+    config.attributes["configure"] = {
+        **context_options(connection, project),
+        "process_revision_directives": _tidy,
+    }
+    first = {"head": "base", "branch_label": "app", "depends_on": SCHEMA_REVISION}
+    try:
+        # None where the file was not written, for want of differences; typed as if it never were.
+        written: Any = command.revision(
+            config,
+            message=message,
+            autogenerate=True,
+            version_path=str(folder),
+            **({"head": ours[0]} if ours else first),  # type: ignore[arg-type]
+        )
+    except CommandError as error:
+        raise MigrationError(
+            f"{error} Run `tenantry db migrate` first, then this again."
+        ) from error
+    return Path(written.path) if written else None
+
+
+def _is_tenantrys(scripts: ScriptDirectory, head: str) -> bool:
+    script = scripts.get_revision(head)
+    return Path(script.path).parent == VERSIONS
+
+
+def _tidy(context: object, revision: object, directives: list[Any]) -> None:
+    del context, revision
+    if not directives:
+        return
+    if directives[0].upgrade_ops.is_empty():
+        directives.clear()  # Alembic then writes no file
+        return
+    # What a table declares beside its columns is written as operations, not as live objects.
+    for operations in (directives[0].upgrade_ops, directives[0].downgrade_ops):
+        for operation in operations.ops:
+            if isinstance(operation, CreateTableOp):
+                operation.info = {}
