@@ -71,6 +71,10 @@ class Database:
             SchemaMissingError: The database was not migrated.
             SchemaTooNewError: It was migrated by a newer tenantry.
         """
+        if admin_url is not None and database_url is None:
+            raise ConfigurationError(
+                "admin_url is given without database_url. Give both, or settings."
+            )
         if database_url is not None:
             settings = Settings(
                 database_url=parse_url(database_url),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from textwrap import dedent
@@ -51,3 +52,6 @@ NOTES = """
         body: Mapped[str]
         stars: Mapped[int | None]
 """
+
+NOTES_WITHOUT_KEY = re.sub(r"        __table_args__ = \(.*?\n        \)\n", "", NOTES, flags=re.DOTALL)
+assert "ForeignKeyConstraint(" not in NOTES_WITHOUT_KEY

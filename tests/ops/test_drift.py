@@ -7,9 +7,11 @@ import pytest
 from tenantry import Database
 from tenantry.errors import DataLossError, MigrationError, SchemaMissingError
 from tenantry.ops import drift
+from tenantry.ops.migrations import migrate
+from tenantry.ops.revisions import revision
 from tenantry.schema import Widget
 from tests.conftest import Connect, TenantPair, Urls
-from tests.ops.projects import NOTES, declare
+from tests.ops.projects import NOTES, NOTES_WITHOUT_KEY, declare
 
 # What somebody may do to a database by hand, and what `db check` must call it.
 MUTATIONS = [
@@ -232,6 +234,40 @@ async def test_policies_of_ones_own_are_compared_as_postgresql_writes_them(
 
 
 # Push
+
+
+@pytest.mark.parametrize("way", ["push", "migration"])
+async def test_a_new_foreign_key_is_checked_against_the_rows(
+    db: Database, urls: Urls, tenants: TenantPair, connect: Connect, tmp_path: Path, way: str
+) -> None:
+    """Under FORCE the owner sees no row, and PostgreSQL would call any foreign key valid."""
+    await drift.push(urls.admin, project=declare(tmp_path, NOTES_WITHOUT_KEY))
+    admin = await connect(urls.admin)
+    await admin.execute(
+        "INSERT INTO notes (tenant_id, widget_id, body) VALUES ($1, gen_random_uuid(), 'orphan')",
+        tenants.a.id,
+    )
+    project = declare(tmp_path, NOTES)
+
+    async def bring() -> None:
+        if way == "push":
+            await drift.push(urls.admin, project=project)
+        else:
+            await revision(urls.admin, message="key", project=project)
+            await migrate(urls.admin, project=project)
+
+    with pytest.raises(MigrationError, match="notes_tenant_id_widget_id_fkey"):
+        await bring()
+    assert any(
+        "notes_tenant_id_widget_id_fkey" in line
+        for line in await drift.check(urls.admin, project=project)
+    )
+    await admin.execute("DELETE FROM notes")
+    if way == "push":
+        await bring()
+    else:
+        await migrate(urls.admin, project=project)
+    assert await drift.check(urls.admin, project=project) == []
 
 
 async def test_push_prints_exactly_what_it_runs(urls: Urls, connect: Connect) -> None:

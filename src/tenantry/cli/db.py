@@ -168,7 +168,7 @@ def check(models: Models = None, *, as_json: Json = False) -> None:
         for line in differences:
             out.print(line, markup=False)
         err.print(
-            f"{len(differences)} differences; `tenantry db push` mends a development database, "
+            f"{len(differences)} found; `tenantry db push` mends a development database, "
             "`tenantry db revision` writes a migration"
             if differences
             else "the database is as declared"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
+import click
 import typer
 from rich.text import Text
 
@@ -57,12 +58,19 @@ def _root(
 
 
 def main() -> None:
-    """Run the command line; an error of ours is one message and exit code 1."""
+    """Run the command line; what goes wrong is one message and exit code 1."""
     try:
-        app()
+        code = app(standalone_mode=False)
     except TenantryError as error:
-        err.print(Text.assemble(("error: ", "wall"), str(error)))
+        _fail(str(error))
+    except click.ClickException as error:  # unknown commands, options and choices
+        error.show()
         sys.exit(1)
-    except KeyboardInterrupt:
-        err.print("error: interrupted. What was not finished was rolled back.")
-        sys.exit(1)
+    except (KeyboardInterrupt, click.Abort):
+        _fail("interrupted. What was not finished was rolled back.")
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str) -> NoReturn:
+    err.print(Text.assemble(("error: ", "wall"), message))
+    sys.exit(1)

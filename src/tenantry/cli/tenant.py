@@ -52,7 +52,9 @@ def list_(*, as_json: Json = False) -> None:
     if as_json:
         console.print_json([_row(tenant) for tenant in found])
         return
-    table = Table("slug", "name", "id", "created", box=None, header_style="bold")
+    table = Table("slug", "name", box=None, header_style="bold")
+    table.add_column("id", min_width=36)  # an id that is cut is no id
+    table.add_column("created")
     for tenant in found:
         table.add_row(
             tenant.slug, tenant.name, str(tenant.id), f"{tenant.created_at:%Y-%m-%d %H:%M}"

@@ -23,7 +23,8 @@ from functools import cache
 from typing import Final
 
 from alembic.autogenerate.api import AutogenContext
-from alembic.operations.ops import UpgradeOps
+from alembic.operations import MigrateOperation
+from alembic.operations.ops import CreateForeignKeyOp, CreateTableOp, OpContainer, UpgradeOps
 from alembic.runtime.plugins import Plugin
 from alembic.util import DispatchPriority, PriorityDispatchResult
 from sqlalchemy import Connection, MetaData, Table
@@ -33,12 +34,20 @@ from tenantry.ops.operations import (
     DropPolicyOp,
     GrantOp,
     ReplaceFunctionOp,
+    RestoreForceOp,
     RevokeOp,
     SecurityOp,
     SetOwnerOp,
     SetRowSecurityOp,
+    SuspendForceOp,
 )
-from tenantry.schema.row_security import OWNER_ROLE, Policy, RowSecurity, row_security_of
+from tenantry.schema.row_security import (
+    INFO_KEY,
+    OWNER_ROLE,
+    Policy,
+    RowSecurity,
+    row_security_of,
+)
 from tenantry.tenancy.catalog import (
     Held,
     TableSecurity,
@@ -131,7 +140,39 @@ def _compare_row_security(context: AutogenContext, upgrade: UpgradeOps) -> Prior
             actual[schema] = read_table_security(context.connection, schema=schema)
         found = actual[schema].get(table.name)
         upgrade.ops.extend(_differences(context.connection, table, declared, found))
+    forced = {
+        f"{quote(schema)}.{quote(name)}" if schema != _DEFAULT_SCHEMA else quote(name)
+        for schema, tables in actual.items()
+        for name, security in tables.items()
+        if security.forced
+    }
+    _verify_foreign_keys(upgrade, forced)
+    for operation in upgrade.ops:
+        if isinstance(operation, CreateTableOp):
+            # Written as operations; as `info` it would be live objects in a frozen migration.
+            operation.info = {k: v for k, v in operation.info.items() if k != INFO_KEY}
     return PriorityDispatchResult.CONTINUE
+
+
+def _verify_foreign_keys(container: OpContainer, forced: set[str]) -> None:
+    operations: list[MigrateOperation] = []
+    for operation in container.ops:
+        if isinstance(operation, OpContainer):
+            _verify_foreign_keys(operation, forced)
+        tables = []
+        if isinstance(operation, CreateForeignKeyOp):
+            source = (operation.source_table, operation.kw.get("source_schema"))
+            referent = (operation.referent_table, operation.kw.get("referent_schema"))
+            names = dict.fromkeys(
+                f"{quote(schema)}.{quote(name)}" if schema else quote(name)
+                for name, schema in (source, referent)
+            )
+            tables = [name for name in names if name in forced]
+        if tables:
+            operations += [SuspendForceOp(tables), operation, RestoreForceOp(tables)]
+        else:
+            operations.append(operation)
+    container.ops = operations
 
 
 def _tables(metadata: MetaData | Iterable[MetaData] | None) -> dict[str, Table]:

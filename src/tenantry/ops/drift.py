@@ -50,7 +50,8 @@ async def check(admin_url: URL, *, project: Project | None = None) -> list[str]:
 
 def _check(connection: Connection, project: Project) -> list[str]:
     lines = preparation_differences(connection)
-    return lines + [describe(operation) for operation in _compare(connection, project)]
+    described = map(describe, _compare(connection, project))
+    return lines + [line for line in described if line]
 
 
 def _compare(connection: Connection, project: Project) -> list[MigrateOperation]:

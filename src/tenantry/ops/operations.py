@@ -24,10 +24,12 @@ __all__ = [
     "ExecuteAsOperatorOp",
     "GrantOp",
     "ReplaceFunctionOp",
+    "RestoreForceOp",
     "RevokeOp",
     "SecurityOp",
     "SetOwnerOp",
     "SetRowSecurityOp",
+    "SuspendForceOp",
 ]
 
 
@@ -315,6 +317,51 @@ class ReplaceFunctionOp(SecurityOp):
 
 
 @dataclass
+class SuspendForceOp(SecurityOp):
+    """Take FORCE from tables for the rest of the transaction, or until `RestoreForceOp`.
+
+    PostgreSQL checks the rows that a new foreign key finds with a query of the owner's. Under
+    FORCE the owner sees none, and the key counts as valid whatever the rows are. The lock that
+    ALTER TABLE takes keeps everybody else out until the transaction ends.
+    """
+
+    operation: ClassVar[str] = "suspend_force"
+    tables: Sequence[str]
+
+    def sql(self) -> str:
+        """Return an ALTER TABLE for each table."""
+        return "\n".join(f"ALTER TABLE {each} NO FORCE ROW LEVEL SECURITY;" for each in self.tables)
+
+    def describe(self) -> str:
+        """Say nothing: it is no difference, but part of mending one."""
+        return ""
+
+    def reverse(self) -> RestoreForceOp:
+        """Return the operation that ends it."""
+        return RestoreForceOp(self.tables)
+
+
+@dataclass
+class RestoreForceOp(SecurityOp):
+    """Give tables their FORCE back; see `SuspendForceOp`."""
+
+    operation: ClassVar[str] = "restore_force"
+    tables: Sequence[str]
+
+    def sql(self) -> str:
+        """Return an ALTER TABLE for each table."""
+        return "\n".join(f"ALTER TABLE {each} FORCE ROW LEVEL SECURITY;" for each in self.tables)
+
+    def describe(self) -> str:
+        """Say nothing: it is no difference, but part of mending one."""
+        return ""
+
+    def reverse(self) -> SuspendForceOp:
+        """Return the operation that it ends."""
+        return SuspendForceOp(self.tables)
+
+
+@dataclass
 class ExecuteAsOperatorOp(SecurityOp):
     """Run SQL as ``tenantry_operator``, for data migrations.
 
@@ -363,6 +410,8 @@ for _each in (
     RevokeOp,
     SetOwnerOp,
     ReplaceFunctionOp,
+    SuspendForceOp,
+    RestoreForceOp,
     ExecuteAsOperatorOp,
 ):
     _register(_each)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from alembic import command
-from alembic.operations.ops import CreateTableOp
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import URL, Connection, text
@@ -91,7 +90,7 @@ def _write_revision(connection: Connection, message: str, project: Project) -> P
     ours = [each for each in scripts.get_heads() if not _is_tenantrys(scripts, each)]
     config.attributes["configure"] = {
         **context_options(connection, project),
-        "process_revision_directives": _tidy,
+        "process_revision_directives": _write_no_empty_file,
     }
     first = {"head": "base", "branch_label": "app", "depends_on": SCHEMA_REVISION}
     try:
@@ -115,15 +114,7 @@ def _is_tenantrys(scripts: ScriptDirectory, head: str) -> bool:
     return Path(script.path).parent == VERSIONS
 
 
-def _tidy(context: object, revision: object, directives: list[Any]) -> None:
+def _write_no_empty_file(context: object, revision: object, directives: list[Any]) -> None:
     del context, revision
-    if not directives:
-        return
-    if directives[0].upgrade_ops.is_empty():
-        directives.clear()  # Alembic then writes no file
-        return
-    # What a table declares beside its columns is written as operations, not as live objects.
-    for operations in (directives[0].upgrade_ops, directives[0].downgrade_ops):
-        for operation in operations.ops:
-            if isinstance(operation, CreateTableOp):
-                operation.info = {}
+    if directives and directives[0].upgrade_ops.is_empty():
+        directives.clear()

@@ -16,6 +16,7 @@ from sqlalchemy import Table
 __all__ = [
     "APP_ROLE",
     "AUTH_ROLE",
+    "INFO_KEY",
     "OPERATOR_ROLE",
     "OWNER_ROLE",
     "Command",
@@ -37,7 +38,8 @@ Privilege = Literal[
     "SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER", "MAINTAIN"
 ]
 
-_INFO_KEY: Final = "row_security"
+INFO_KEY: Final = "row_security"
+"""Where `sqlalchemy.Table.info` holds it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +96,12 @@ class RowSecurity:
 
     def attach(self, table: Table) -> None:
         """Declare this row security on ``table``; a declaration that is there already stays."""
-        table.info.setdefault(_INFO_KEY, self)
+        table.info.setdefault(INFO_KEY, self)
 
 
 def row_security_of(table: Table) -> RowSecurity | None:
     """Return what ``table`` declares, or None."""
-    declared = table.info.get(_INFO_KEY)
+    declared = table.info.get(INFO_KEY)
     return declared if isinstance(declared, RowSecurity) else None
 
 

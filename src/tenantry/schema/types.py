@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from array import array
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -11,6 +12,7 @@ from typing import Any, Final, TypeVar, cast
 
 from pgvector.sqlalchemy import VECTOR
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import PydanticSerializationError
 from sqlalchemy import DateTime, Dialect, Text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.types import TypeDecorator
@@ -36,6 +38,9 @@ EMBEDDING_DIMENSIONS: Final = 1024
 CONTENT_MAX_BYTES: Final = 16 * 1024 * 1024
 """Longest message, document or chunk, in bytes of UTF-8; four million tokens are about this."""
 
+
+# An escape, and not the six characters after an escaped backslash.
+_ESCAPED_NUL: Final = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 M = TypeVar("M", bound="JsonModel")
 
@@ -185,7 +190,10 @@ class JsonModel(BaseModel):
     ``widget.config = widget.config.model_copy(update={"theme": "dark"})``.
     """
 
-    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
+    # constants: NaN must arrive at the check as itself; by default it is written as null.
+    model_config = ConfigDict(
+        extra="allow", frozen=True, allow_inf_nan=False, ser_json_inf_nan="constants"
+    )
 
 
 class JsonObject(TypeDecorator[dict[str, Any]]):
@@ -229,7 +237,7 @@ class TypedJson(TypeDecorator[M]):
             InvalidValueError: It does not fit; the message names the field, not its value.
         """
         if isinstance(value, BaseModel):
-            value = value.model_dump(mode="json")
+            value = value.model_dump()
         try:
             model = self.model.model_validate(value)
         except ValidationError as error:
@@ -238,7 +246,7 @@ class TypedJson(TypeDecorator[M]):
                 for each in error.errors(include_input=False, include_url=False)
             )
             raise InvalidValueError(f"{found}. Nothing was written.") from None
-        _check_json(model.model_dump(mode="json"), where)
+        _check_json(_dump(model, where), where)
         return model
 
     def process_bind_param(self, value: object, dialect: Dialect) -> Any:
@@ -246,7 +254,7 @@ class TypedJson(TypeDecorator[M]):
         del dialect
         if value is None:
             return None
-        return self.accept(value, "a JSON value").model_dump(mode="json")
+        return _dump(self.accept(value, "a JSON value"), "a JSON value")
 
     def process_result_value(self, value: Any, dialect: Dialect) -> M | None:
         """Return the stored object as its model."""
@@ -254,11 +262,18 @@ class TypedJson(TypeDecorator[M]):
         return None if value is None else self.model.model_validate(value)
 
 
+def _dump(model: BaseModel, where: str) -> dict[str, Any]:
+    try:
+        return model.model_dump(mode="json")
+    except (PydanticSerializationError, RecursionError) as error:
+        raise InvalidValueError(f"{where} is not JSON: {error}.") from None
+
+
 def _check_json(value: object, where: str) -> None:
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidValueError(f"{where} is not JSON: {error}.") from None
-    if "\\u0000" in text:
+    if _ESCAPED_NUL.search(text):
         raise InvalidValueError(f"{where} contains NUL, which jsonb cannot store. Remove it first.")
     check_text(text, max_bytes=CONTENT_MAX_BYTES, where=where)

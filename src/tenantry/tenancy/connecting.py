@@ -116,6 +116,8 @@ def _translate(context: ExceptionContext) -> TenantryError | None:
 
     Other errors, such as a violated unique constraint, stay SQLAlchemy's, as its users expect.
     """
+    if not isinstance(context.original_exception, Exception):
+        return None  # cancelled: that must arrive as it is
     cause = context.original_exception.__cause__ or context.original_exception
     if isinstance(cause, asyncpg.PostgresError):
         return _translate_state(cause)
