@@ -1,4 +1,4 @@
-"""What the README and the documentation show is true: their Python compiles, and some of it runs."""
+"""What the README and the documentation show: their Python compiles, and what is marked runs."""
 
 from __future__ import annotations
 

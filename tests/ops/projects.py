@@ -53,5 +53,6 @@ NOTES = """
         stars: Mapped[int | None]
 """
 
-NOTES_WITHOUT_KEY = re.sub(r"        __table_args__ = \(.*?\n        \)\n", "", NOTES, flags=re.DOTALL)
+_ARGUMENTS = re.compile(r"        __table_args__ = \(.*?\n        \)\n", re.DOTALL)
+NOTES_WITHOUT_KEY = _ARGUMENTS.sub("", NOTES)
 assert "ForeignKeyConstraint(" not in NOTES_WITHOUT_KEY

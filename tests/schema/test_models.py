@@ -8,8 +8,7 @@ from sqlalchemy import Index, Table, delete, func, select
 from sqlalchemy.exc import IntegrityError, InvalidRequestError
 from sqlalchemy.orm import configure_mappers, selectinload
 
-import tenantry.schema as schema
-from tenantry import Database
+from tenantry import Database, schema
 from tenantry.schema import (
     Base,
     ConversationSession,
@@ -54,7 +53,7 @@ def test_keys_constraints_and_indexes_lead_with_the_tenant(table: Table) -> None
             assert columns[0] == "tenant_id", constraint.name
     for index in table.indexes:
         if index.name not in WITHOUT_TENANT:
-            assert [column.name for column in index.columns][0] == "tenant_id", index.name
+            assert next(iter(index.columns)).name == "tenant_id", index.name
 
 
 @pytest.mark.parametrize("table", TENANT_TABLES, ids=lambda table: table.name)

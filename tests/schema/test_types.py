@@ -203,7 +203,8 @@ async def test_the_database_refuses_zero_vectors_and_long_texts(
     for statement in (
         "INSERT INTO knowledge_documents (title, content, embedding)"
         " VALUES ('t', 'c', array_fill(0, ARRAY[1024])::vector)",
-        f"INSERT INTO knowledge_documents (title, content) VALUES ('t', repeat('x', {CONTENT_MAX_BYTES + 1}))",
+        "INSERT INTO knowledge_documents (title, content)"
+        f" VALUES ('t', repeat('x', {CONTENT_MAX_BYTES + 1}))",
     ):
         with pytest.raises(Exception, match="_check"):
             async with db.tenant(tenants.a.id) as tx:

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator
+from pathlib import Path
 from uuid import uuid4
 
+import asyncpg
 import pytest
 from sqlalchemy import URL, select, text
 
@@ -17,7 +21,9 @@ from tenantry.errors import (
     SchemaMissingError,
     UnsafeRoleError,
 )
+from tenantry.ops import embedded
 from tenantry.schema import Tenant
+from tenantry.settings import parse_url
 from tests.conftest import Connect, Server, Urls
 
 
@@ -197,3 +203,27 @@ def test_importing_brings_nothing_that_a_server_does_not_need(urls: Urls) -> Non
         check=True,
     )
     assert result.stdout.splitlines() == ["[]", "[] []"]
+
+
+async def test_a_wrong_password_is_said_and_not_shown() -> None:
+    """A server that asks for passwords: right is let in, wrong is one clear error."""
+    folder = Path(tempfile.mkdtemp(prefix="tenantry-", dir="/tmp"))
+    folder.chmod(0o755)
+    server = embedded.start(folder / "data")
+    try:
+        connection = await asyncpg.connect(server.url())
+        hba = Path(await connection.fetchval("SHOW hba_file"))
+        hba.write_text(f"local all guest scram-sha-256\n{hba.read_text()}")
+        await connection.execute("CREATE ROLE guest LOGIN PASSWORD 'right'")
+        await connection.execute("SELECT pg_reload_conf()")
+        await connection.close()
+        url = parse_url(server.url(user="guest"))
+        for password in ("hunter2", None):
+            with pytest.raises(DatabaseUnavailableError, match="password is wrong") as caught:
+                await opened(Settings(database_url=url.set(password=password)))
+            assert "hunter2" not in str(caught.value)
+        with pytest.raises(SchemaMissingError):
+            await opened(Settings(database_url=url.set(password="right")))
+    finally:
+        embedded.stop(folder / "data")
+        shutil.rmtree(folder)

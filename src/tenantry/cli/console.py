@@ -17,7 +17,7 @@ from rich.theme import Theme
 from sqlalchemy import URL
 
 from tenantry.database import Database
-from tenantry.errors import ConfigurationError
+from tenantry.errors import ConfigurationError, TenantryError
 from tenantry.ops.development import bring_up
 from tenantry.settings import ADMIN_URL, Settings
 
@@ -64,9 +64,16 @@ Migrations = Annotated[
 T = TypeVar("T")
 
 
+class InterruptError(TenantryError):
+    """Somebody pressed Ctrl-C."""
+
+
 def run(work: Coroutine[Any, Any, T]) -> T:
-    """Run a command's coroutine to its end."""
-    return asyncio.run(work)
+    """Run a command's coroutine to its end; Ctrl-C cancels it, and is one message."""
+    try:
+        return asyncio.run(work)
+    except KeyboardInterrupt:
+        raise InterruptError("interrupted. What was not finished was rolled back.") from None
 
 
 def step(line: str) -> None:

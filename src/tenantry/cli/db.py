@@ -251,15 +251,13 @@ def reset(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Drop every table, with all rows, and migrate anew."""
-
-    async def work() -> list[str]:
-        target = await console.admin_url()
-        if not yes:
-            typer.confirm(f"Destroy all rows in {target!r}?", abort=True, err=True)
-        return await migrations.reset(
+    target = console.run(console.admin_url())
+    if not yes:
+        typer.confirm(f"Destroy all rows in {target!r}?", abort=True, err=True)
+    console.run(
+        migrations.reset(
             target,
             project=load_project(migrations=migrations_folder, import_models=False),
             on_step=lambda line: out.print(line, markup=False),
         )
-
-    console.run(work())
+    )

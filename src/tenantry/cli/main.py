@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Annotated, NoReturn
+from typing import Annotated
 
-import click
 import typer
 from rich.text import Text
 
@@ -60,17 +59,9 @@ def _root(
 def main() -> None:
     """Run the command line; what goes wrong is one message and exit code 1."""
     try:
-        code = app(standalone_mode=False)
+        app()
     except TenantryError as error:
-        _fail(str(error))
-    except click.ClickException as error:  # unknown commands, options and choices
-        error.show()
+        err.print(Text.assemble(("error: ", "wall"), str(error)))
         sys.exit(1)
-    except (KeyboardInterrupt, click.Abort):
-        _fail("interrupted. What was not finished was rolled back.")
-    sys.exit(code if isinstance(code, int) else 0)
-
-
-def _fail(message: str) -> NoReturn:
-    err.print(Text.assemble(("error: ", "wall"), message))
-    sys.exit(1)
+    except SystemExit as end:  # Typer's own code for a command or option that is not there is 2
+        sys.exit(1 if end.code == 2 else end.code)  # noqa: PLR2004
