@@ -4,7 +4,16 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 import pytest
-from sqlalchemy import Index, Table, delete, func, select
+from sqlalchemy import (
+    CheckConstraint,
+    ColumnCollectionConstraint,
+    PrimaryKeyConstraint,
+    Table,
+    UniqueConstraint,
+    delete,
+    func,
+    select,
+)
 from sqlalchemy.exc import IntegrityError, InvalidRequestError
 from sqlalchemy.orm import configure_mappers, selectinload
 
@@ -48,9 +57,10 @@ def test_keys_constraints_and_indexes_lead_with_the_tenant(table: Table) -> None
     """Single-column keys would let a tenant test the existence of another's rows."""
     assert [column.name for column in table.primary_key] == ["tenant_id", "id"]
     for constraint in table.constraints:
-        columns = [column.name for column in constraint.columns]
-        if columns and constraint.__visit_name__ != "check_constraint":
-            assert columns[0] == "tenant_id", constraint.name
+        if isinstance(constraint, ColumnCollectionConstraint):
+            columns = [column.name for column in constraint.columns]
+            if not isinstance(constraint, CheckConstraint):
+                assert columns[0] == "tenant_id", constraint.name
     for index in table.indexes:
         if index.name not in WITHOUT_TENANT:
             assert next(iter(index.columns)).name == "tenant_id", index.name
@@ -59,11 +69,13 @@ def test_keys_constraints_and_indexes_lead_with_the_tenant(table: Table) -> None
 @pytest.mark.parametrize("table", TENANT_TABLES, ids=lambda table: table.name)
 def test_every_foreign_key_has_an_index(table: Table) -> None:
     """Deleting a parent must not scan its children."""
+    unique = [
+        each
+        for each in table.constraints
+        if isinstance(each, PrimaryKeyConstraint | UniqueConstraint)
+    ]
     leading = [
-        {column.name for column in list(each.columns)[:2]}
-        for each in (*table.constraints, *table.indexes)
-        if isinstance(each, Index) or each.__visit_name__ != "check_constraint"
-        if not each.__visit_name__.startswith("foreign_key")
+        {column.name for column in list(each.columns)[:2]} for each in (*unique, *table.indexes)
     ]
     for constraint in table.foreign_key_constraints:
         wanted = {column.name for column in constraint.columns}
@@ -178,7 +190,7 @@ async def test_a_tenants_deletion_removes_all_that_is_its(db: Database) -> None:
         for table in TENANT_TABLES:
             of_gone = select(func.count()).select_from(table).where(table.c.tenant_id == gone)
             assert await tx.scalar(of_gone) == 0, table.name
-        assert await tx.scalar(select(func.count()).select_from(User)) > 0
+        assert await tx.scalar(select(User.id).limit(1)) is not None
 
 
 async def test_times_default_to_now(db: Database, tenants: TenantPair) -> None:
