@@ -6,7 +6,6 @@ from uuid import UUID
 import pytest
 from sqlalchemy import (
     CheckConstraint,
-    ColumnCollectionConstraint,
     PrimaryKeyConstraint,
     Table,
     UniqueConstraint,
@@ -16,6 +15,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import IntegrityError, InvalidRequestError
 from sqlalchemy.orm import configure_mappers, selectinload
+from sqlalchemy.schema import ColumnCollectionConstraint
 
 from tenantry import Database, schema
 from tenantry.schema import (
