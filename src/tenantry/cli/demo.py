@@ -15,11 +15,11 @@ from sqlalchemy import URL, select
 from tenantry.cli import console
 from tenantry.cli.console import out
 from tenantry.database import Database
-from tenantry.errors import ConfigurationError
+from tenantry.errors import ConfigurationError, ConflictError
 from tenantry.ops.demonstration import Attempt, count_rows, try_to_cross
 from tenantry.ops.development import bring_up
 from tenantry.ops.migrations import migrate
-from tenantry.ops.seed import SeededTenant, SeedPlan, seed
+from tenantry.ops.seed import SeedPlan, seed
 from tenantry.schema import Base, ConversationSession, Tenant
 from tenantry.schema.row_security import row_security_of
 from tenantry.settings import DATABASE_URL, Settings
@@ -73,18 +73,32 @@ async def _set(settings: Settings) -> _Stage:
         ran = await migrate(settings.admin_url, on_step=_quiet)
         steps.done("migrated" if ran else "schema is up to date", _schema_size())
         async with Database.connect(settings=settings) as db:
-            report = await seed(db, SeedPlan())
-            rows = sum(report.rows.values())
-            names = ", ".join(tenant.slug for tenant in report.tenants)
-            steps.done(
-                "seeded" if rows else "seed was there", f"{rows:,} rows, {names}" if rows else names
-            )
-            return await _stage(db, settings.database_url, report.tenants[:2])
+            rows = await _seed(db)
+            names = ", ".join(each.slug for each in SeedPlan().tenant_plans())
+            details = f"{rows:,} rows, {names}" if rows else names
+            steps.done("seeded" if rows else "seed was there", details)
+            return await _stage(db, settings.database_url)
 
 
-async def _stage(db: Database, url: URL, seeded: tuple[SeededTenant, ...]) -> _Stage:
+async def _seed(db: Database) -> int:
+    try:
+        return sum((await seed(db, SeedPlan())).rows.values())
+    except ConflictError:
+        # Another version seeded this database, or somebody made tenants of these names. Theirs
+        # will do, and are not replaced.
+        return 0
+
+
+async def _stage(db: Database, url: URL) -> _Stage:
+    slugs = [each.slug for each in SeedPlan().tenant_plans()[:2]]
     async with db.operator(reason="demo") as tx:
-        first, second = [await tx.get_one(Tenant, each.id) for each in seeded]
+        found = {each.slug: each for each in await tx.scalars(select(Tenant))}
+    if not found.keys() >= set(slugs):
+        raise ConflictError(
+            f"The demo needs the tenants {' and '.join(slugs)}, and the seed cannot add them: this "
+            "database has other rows in their place. `tenantry db reset` starts anew."
+        )
+    first, second = (found[slug] for slug in slugs)
     async with db.tenant(second.id) as tx:
         conversation = await tx.scalar(select(ConversationSession.id).limit(1))
     return _Stage(url, (first, second), conversation or second.id)
