@@ -18,7 +18,7 @@ from sqlalchemy import URL
 
 from tenantry.database import Database
 from tenantry.errors import ConfigurationError, TenantryError
-from tenantry.ops.development import bring_up
+from tenantry.ops.development import bring_up, bring_up_migrated
 from tenantry.settings import ADMIN_URL, Settings
 
 __all__ = [
@@ -105,7 +105,7 @@ async def admin_url() -> URL:
 @asynccontextmanager
 async def open_database() -> AsyncIterator[Database]:
     """Open the database that the environment names, or the embedded one."""
-    settings, _ = await bring_up(Settings.from_environment(), on_step=step)
+    settings, _ = await bring_up_migrated(Settings.from_environment(), on_step=step)
     async with Database.connect(settings=settings) as database:
         yield database
 

@@ -13,7 +13,7 @@ from tenantry.cli import console
 from tenantry.cli.console import Json, Migrations, Models, err, out
 from tenantry.errors import ConfigurationError, TenantryError
 from tenantry.ops import drift, migrations, revisions
-from tenantry.ops.development import Role, bring_up, provide, role_url
+from tenantry.ops.development import Role, bring_up, bring_up_migrated, role_url
 from tenantry.ops.project import load_project
 from tenantry.ops.seed import SeedPlan, SeedReport
 from tenantry.ops.seed import seed as load_seed
@@ -35,8 +35,7 @@ def up() -> None:
     _require_embedded(settings)
 
     async def work() -> None:
-        _, server = await bring_up(settings, on_step=console.step)
-        await provide(settings)
+        _, server = await bring_up_migrated(settings, on_step=console.step)
         if server is not None:
             out.print(f"PostgreSQL {server.version} is up in {server.data_dir}", markup=False)
 

@@ -19,7 +19,7 @@ from tenantry.tenancy.connecting import connect
 if TYPE_CHECKING:
     from tenantry.ops.embedded import EmbeddedServer
 
-__all__ = ["Role", "bring_up", "provide", "role_url"]
+__all__ = ["Role", "bring_up", "bring_up_migrated", "provide", "role_url"]
 
 Role = Literal["app", "owner", "operator"]
 
@@ -55,14 +55,26 @@ async def bring_up(
     )
 
 
-async def provide(settings: Settings) -> Settings:
-    """Bring the embedded server up; a database that is new is migrated, one with data never.
+async def bring_up_migrated(
+    settings: Settings, *, on_step: Step = _log.info
+) -> tuple[Settings, EmbeddedServer | None]:
+    """Do as `bring_up`, and migrate the embedded server's database if it is new.
 
-    This is the entry point that `Database.connect` falls back to.
+    One that was migrated before, or one that was given by URL, is left as it is.
+
+    Raises:
+        EmbeddedServerError: It cannot be started.
+        MigrationError: It cannot be migrated.
     """
-    settings, _ = await bring_up(settings)
-    if settings.admin_url is not None and await _is_new(settings.admin_url):
-        await migrate(settings.admin_url)
+    settings, server = await bring_up(settings, on_step=on_step)
+    if server is not None and settings.admin_url is not None and await _is_new(settings.admin_url):
+        await migrate(settings.admin_url, on_step=on_step)
+    return settings, server
+
+
+async def provide(settings: Settings) -> Settings:
+    """Return settings with a database that is up; `Database.connect` falls back to this."""
+    settings, _ = await bring_up_migrated(settings)
     return settings
 
 
