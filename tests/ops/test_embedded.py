@@ -126,14 +126,18 @@ def python(code: str, *args: str | Path, user: int | None = None) -> subprocess.
         "import os, sys; from pathlib import Path; from tenantry.ops import embedded\n"
         "from tenantry.errors import EmbeddedServerError\n"
     )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((SOURCE, *filter(None, sys.path)))}
     if user is not None:  # by itself: the interpreter may be closed to that user
         head += f"os.setgroups([]); os.setgid({user}); os.setuid({user})\n"
+        # Nor could that user write what coverage has measured.
+        for name in [name for name in environment if name.startswith("COVERAGE_")]:
+            del environment[name]
     return subprocess.Popen(
         [sys.executable, "-c", head + textwrap.dedent(code), *args],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join((SOURCE, *filter(None, sys.path)))},
+        env=environment,
     )
 
 
