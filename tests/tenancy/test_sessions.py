@@ -4,6 +4,7 @@ from uuid import uuid4
 
 import pytest
 from sqlalchemy import select, text, update
+from sqlalchemy.exc import NoResultFound
 
 from tenantry import Database
 from tenantry.errors import CrossTenantError, TenantRequiredError, TenantUnknownError
@@ -31,6 +32,8 @@ async def test_new_objects_get_the_tenant(db: Database, tenants: TenantPair) -> 
         assert widget.tenant_id == tenants.a.id
         await tx.flush()
         assert await tx.get(Widget, widget.id) is widget
+        assert await tx.get_one(Widget, widget.id) is widget
+        assert await tx.get(Widget, (tenants.a.id, widget.id)) is widget
 
 
 async def test_get_takes_the_bare_id_and_finds_no_other_tenants_row(
@@ -42,6 +45,8 @@ async def test_get_takes_the_bare_id_and_finds_no_other_tenants_row(
         tx.add(widget)
     async with db.tenant(tenants.b.id) as tx:
         assert await tx.get(Widget, widget.id) is None
+        with pytest.raises(NoResultFound):
+            await tx.get_one(Widget, widget.id)
         assert await tx.get(Tenant, tenants.a.id) is None
         assert (await tx.get_one(Tenant, tenants.b.id)).slug == "globex"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, cast
 from uuid import UUID
 
-from sqlalchemy import Connection, event
+from sqlalchemy import Connection, event, inspect
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import (
     Mapper,
@@ -50,12 +50,24 @@ class _TenantSyncSession(Session):
         super().__init__(*args, **options)
         self.tenant_id = tenant_id
 
+    # get_one() and AsyncSession's methods of both names come here as well.
+    def get(self, entity: Any, ident: Any, **options: Any) -> Any:
+        return super().get(entity, self._whole_key(entity, ident), **options)
+
+    def _whole_key(self, entity: Any, ident: Any) -> Any:
+        mapper = cast("Mapper[Any]", inspect(entity))
+        keys = [column.key for column in mapper.primary_key]
+        if keys == ["tenant_id", "id"] and not isinstance(ident, tuple | dict):
+            return (self.tenant_id, ident)
+        return ident
+
 
 class TenantSession(AsyncSession):
     """An `AsyncSession` bound to one tenant for its whole life.
 
     Every transaction starts by binding the tenant in the database, where row security keeps the
-    promise. The same condition is added to every ORM statement, for the planner's sake.
+    promise. The same condition is added to every ORM statement, for the planner's sake. ``get``
+    and ``get_one`` take the bare id of a row.
     """
 
     sync_session_class = _TenantSyncSession
@@ -63,14 +75,6 @@ class TenantSession(AsyncSession):
     def __init__(self, *args: Any, tenant_id: UUID | str, **options: Any) -> None:
         self.tenant_id = as_tenant_id(tenant_id)
         super().__init__(*args, tenant_id=self.tenant_id, **options)
-
-    async def get(self, entity: Any, ident: Any, **options: Any) -> Any:
-        """Return the tenant's row with this id, or None; the bare id is enough."""
-        mapper = cast("Mapper[Any]", getattr(entity, "__mapper__", entity))
-        keys = [column.key for column in mapper.primary_key]
-        if keys[0] == "tenant_id" and len(keys) > 1 and not isinstance(ident, tuple | dict):
-            ident = (self.tenant_id, ident)
-        return await super().get(entity, ident, **options)
 
 
 class _OperatorSyncSession(Session):
