@@ -6,6 +6,7 @@ what it changes, which is what ``db check`` prints.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Literal
@@ -42,18 +43,18 @@ def _roles(roles: Sequence[str]) -> str:
 
 
 @dataclass
-class SecurityOp(MigrateOperation):
+class SecurityOp(MigrateOperation, ABC):
     """Base: an operation that is one SQL script and renders as a call of itself."""
 
     operation: ClassVar[str]
 
+    @abstractmethod
     def sql(self) -> str:
         """Return the statements that do it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def describe(self) -> str:
         """Return what the database lacks or has too much, in one line."""
-        raise NotImplementedError
 
     def to_diff_tuple(self) -> tuple[Any, ...]:
         """Return what `alembic.autogenerate.compare_metadata` lists."""

@@ -37,7 +37,7 @@ if sys.platform == "win32":
 
 from tenantry.ops.embedded import cluster, lockfile, pginstall, postmaster
 from tenantry.ops.embedded.cluster import DATABASE, SUPERUSER
-from tenantry.ops.embedded.datadir import PORT, DataDir, default_data_dir
+from tenantry.ops.embedded.datadir import PORT, DataDir
 from tenantry.ops.embedded.pginstall import binary
 
 if TYPE_CHECKING:
@@ -45,17 +45,7 @@ if TYPE_CHECKING:
 
     from tenantry.ops.embedded.pginstall import Account
 
-__all__ = [
-    "DATABASE",
-    "SUPERUSER",
-    "EmbeddedServer",
-    "binary",
-    "default_data_dir",
-    "find",
-    "psql_path",
-    "start",
-    "stop",
-]
+__all__ = ["EmbeddedServer", "find", "psql_path", "start", "stop"]
 
 log = logging.getLogger("tenantry.embedded")
 
