@@ -550,7 +550,7 @@ def test_open_folders(stopped: Path) -> None:
         embedded.start(stopped)
     run.chmod(0o700)
     stopped.chmod(0o777)
-    with pytest.raises(EmbeddedServerError, match=r"mode 0777.*chmod o-w"):
+    with pytest.raises(EmbeddedServerError, match=r"mode 0777.*chmod go-w"):
         embedded.start(stopped)
     assert stat.S_IMODE(stopped.stat().st_mode) == 0o777
 
@@ -682,3 +682,28 @@ def test_root_on_another_users_cluster(stopped: Path) -> None:
     os.chown(stopped / "postgresql", NOBODY, NOBODY)
     with pytest.raises(EmbeddedServerError, match=rf"belongs to user id {NOBODY}"):
         embedded.start(stopped)
+
+
+def test_group_may_not_write(place: Path) -> None:
+    """A folder that a group may write to is as open as one that everybody may."""
+    folder = place / "shared"
+    folder.mkdir()
+    folder.chmod(0o775)
+    with pytest.raises(EmbeddedServerError, match="chmod go-w"):
+        embedded.start(folder)
+
+
+@as_root
+def test_stale_files_behind_a_planted_link_stay(place: Path) -> None:
+    """What a link in the temporary directory points to is not cleaned up."""
+    victim = place / "victim"
+    victim.mkdir()
+    (victim / ".s.PGSQL.5432").write_text("")
+    layout = datadir.DataDir.at(place / ("x" * 100))
+    link = next(folder for folder in layout.socket_dirs() if folder.parent != layout.root)
+    link.symlink_to(victim)
+    try:
+        layout.clear_stale()
+    finally:
+        link.unlink()
+    assert (victim / ".s.PGSQL.5432").exists()

@@ -182,13 +182,31 @@ class DataDir:
                 " away, or choose another folder with TENANTRY_DATA_DIR."
             )
             raise EmbeddedServerError(msg)
-        if state.st_mode & stat.S_IWOTH:
+        if state.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             msg = (
-                f"{self.root} has mode {stat.S_IMODE(state.st_mode):04o}: every user of this"
+                f"{self.root} has mode {stat.S_IMODE(state.st_mode):04o}: other users of this"
                 " machine may write to it, and could put another server in place of yours. Run"
-                f" chmod o-w {str(self.root)!r}, or choose another folder with TENANTRY_DATA_DIR."
+                f" chmod go-w {str(self.root)!r}, or choose another folder with TENANTRY_DATA_DIR."
             )
             raise EmbeddedServerError(msg)
+
+    def require_ours(self, *, account: Account) -> None:
+        """Refuse a folder or cluster of somebody else, whose server would read what is stored.
+
+        Raises:
+            EmbeddedServerError: It belongs to another user than this one, or ``account``.
+        """
+        ours = {os.geteuid(), account.uid}
+        for path in (self.root, self.pgdata):
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+                owner = path.stat().st_uid
+                if owner not in ours:
+                    msg = (
+                        f"{path} belongs to user id {owner}, not to you or the account"
+                        f" {pginstall.SYSTEM_USER!r}: a server there would see all that you store."
+                        " Choose a folder of your own with TENANTRY_DATA_DIR."
+                    )
+                    raise EmbeddedServerError(msg)
 
     def _require_open(self, account: Account) -> None:
         blocked = pginstall.blocked_directory(self.root, account=account)
@@ -233,11 +251,18 @@ class DataDir:
         PostgreSQL does so itself, except when the dead server's pid belongs to a new process.
         """
         stale = [self.pgdata / "postmaster.pid"]
-        for folder in self.socket_dirs():
+        for folder in filter(self._is_private, self.socket_dirs()):
             stale += (folder / f".s.PGSQL.{PORT}", folder / f".s.PGSQL.{PORT}.lock")
         for path in stale:
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 path.unlink()
+
+    def _is_private(self, folder: Path) -> bool:
+        # Below a temporary directory anybody may have put a link of that name.
+        with contextlib.suppress(OSError):
+            state = folder.lstat()
+            return stat.S_ISDIR(state.st_mode) and state.st_uid == self._owner()
+        return False
 
 
 def _new_directory(path: Path, *, mode: int, account: Account | None) -> None:

@@ -111,10 +111,12 @@ def start(
     arguments = cluster.options(settings or {})
     with _explained("start", data_dir):
         layout = DataDir.at(data_dir)
+        account = pginstall.server_account()
+        if account is not None:  # root gets in everywhere; others are refused by the system
+            layout.require_ours(account=account)
         running = cluster.probe(layout)
         if running is not None and running.has_database:
             return _server(layout, running, started=False)
-        account = pginstall.server_account()
         layout.make(account=account)
         with lockfile.hold(layout.lock_file, limit_s=cluster.LIMIT_S) as lock:
             return _start(layout, arguments=arguments, account=account, lock=lock)
