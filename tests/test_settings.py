@@ -37,8 +37,11 @@ def test_everything_is_read(tmp_path: Path) -> None:
 
 def test_passwords_are_masked() -> None:
     """No repr or str of settings or of a URL in them shows a password."""
-    settings = Settings(database_url=parse_url("postgresql://app:hunter2@h/d"))
-    assert "hunter2" not in f"{settings} {settings!r} {settings.database_url}"
+    for text in ("postgresql://app:hunter2@h/d", "postgresql://app@h/d?password=hunter2"):
+        settings = Settings(database_url=parse_url(text))
+        assert settings.database_url is not None
+        assert settings.database_url.password == "hunter2"
+        assert "hunter2" not in f"{settings} {settings!r} {settings.database_url}"
 
 
 def test_settings_are_frozen() -> None:
@@ -54,6 +57,8 @@ def test_settings_are_frozen() -> None:
         ("postgresql://app:hunter2@h:port/d", "is not a URL"),
         ("mysql://app:hunter2@h/d", "is for 'mysql'"),
         ("postgresql://app:hunter2@h", "names no database"),
+        ("postgresql://app:a@hunter2@h/d", "has an @ in its password"),
+        ("postgresql://app@h/d?sslpassword=hunter2", "has sslpassword"),
     ],
 )
 def test_a_url_that_cannot_be_used_is_not_repeated(url: str, message: str) -> None:

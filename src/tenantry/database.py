@@ -13,6 +13,7 @@ from sqlalchemy import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from tenantry.errors import ConfigurationError
+from tenantry.schema.row_security import OPERATOR_ROLE
 from tenantry.settings import ADMIN_URL, DATABASE_URL, Settings, parse_url
 from tenantry.tenancy.connecting import create_engine
 from tenantry.tenancy.inspection import check_application_role, check_server
@@ -119,7 +120,7 @@ class Database:
                 f"The operator needs the admin URL, and none is set. Set {ADMIN_URL}."
             )
         if self._admin is None:
-            self._admin = self._engine(self.settings.admin_url)
+            self._admin = self._engine(self.settings.admin_url, role=OPERATOR_ROLE)
         _log.info("operator session: %s", reason or "no reason given")
         session = OperatorSession(self._admin, expire_on_commit=False)
         async with session, session.begin():
@@ -131,13 +132,15 @@ class Database:
         if self._admin is not None:
             await self._admin.dispose()
 
-    def _engine(self, url: URL) -> AsyncEngine:
+    def _engine(self, url: URL, *, role: str | None = None) -> AsyncEngine:
         pool: dict[str, Any] = {
             "pool_size": self.settings.pool_size,
             "max_overflow": self.settings.max_overflow,
             "pool_pre_ping": False,
         }
-        return create_engine(url, timeout_seconds=self.settings.connect_timeout_seconds, **pool)
+        return create_engine(
+            url, timeout_seconds=self.settings.connect_timeout_seconds, role=role, **pool
+        )
 
 
 async def _bring_up_server(settings: Settings) -> Settings:

@@ -86,6 +86,19 @@ def parse_url(text: str | URL, *, source: str = "the database URL") -> URL:
         raise ConfigurationError(f"{source} is for {url.get_backend_name()!r}; {required}.")
     if not url.database:
         raise ConfigurationError(f"{source} names no database; {required}.")
+    if "@" in (url.host or ""):
+        raise ConfigurationError(
+            f"{source} has an @ in its password, where %40 is required; {required}."
+        )
+    # Where it stands elsewhere, it would not be masked.
+    if "sslpassword" in url.query:
+        raise ConfigurationError(
+            f"{source} has sslpassword, which messages would show; {required}, with a key that "
+            "needs none."
+        )
+    password = url.query.get("password")
+    if password is not None:
+        url = url.difference_update_query(["password"]).set(password=str(password))
     return url.set(drivername="postgresql")
 
 

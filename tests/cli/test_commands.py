@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import asyncpg
@@ -49,6 +52,26 @@ def test_psql_passes_its_arguments_on(tenantry: Command) -> None:
     """`db psql` is psql as the role that was asked for."""
     result = tenantry("db", "psql", "--role", "operator", "--", "-Atc", "SELECT current_user")
     assert (result.code, result.out) == (0, "tenantry_operator\n")
+
+
+def test_psql_is_not_given_the_password_as_an_argument() -> None:
+    """Every user of a machine can read the arguments of a process."""
+    url = "postgresql://app:hunter2@127.0.0.1:1/d?password=hunter3"
+    program = (
+        "import os, sys; from tenantry.cli import db, main;"
+        " os.execv = lambda path, argv: print(argv, os.environ['PGPASSWORD']);"
+        " sys.argv = ['tenantry', 'db', 'psql']; main()"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "TENANTRY_DATABASE_URL": url},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    argv, _, password = result.stdout.strip().rpartition(" ")
+    assert "hunter" not in argv, result.stderr
+    assert password == "hunter3"
 
 
 def test_tenants_are_made_and_listed(tenantry: Command) -> None:

@@ -88,7 +88,9 @@ def psql(
     if target.password:  # not as an argument, which every user of the machine can read
         os.environ["PGPASSWORD"] = str(target.password)
     program = _psql()
-    os.execv(program, [program, url_text(target.set(password=None)), *(arguments or [])])  # noqa: S606
+    # URL.set(password=None) would leave the password as it is.
+    without_password = target._replace(password=None)
+    os.execv(program, [program, url_text(without_password), *(arguments or [])])  # noqa: S606
 
 
 def _psql() -> str:

@@ -22,8 +22,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Mapper, QueryableAttribute, 
 from sqlalchemy.sql.elements import SQLCoreOperations
 from uuid_utils.compat import uuid7
 
-from tenantry.errors import InvalidValueError
-from tenantry.schema.row_security import row_security_of, tenant_row_security
+from tenantry.errors import ConfigurationError, InvalidValueError
+from tenantry.schema.row_security import INFO_KEY, row_security_of, tenant_row_security
 from tenantry.schema.types import BoundedText, Embedding, JsonObject, TypedJson, UtcDateTime
 
 __all__ = ["SCHEMA_REVISION", "Base", "TenantScoped", "uuid7"]
@@ -87,13 +87,20 @@ class TenantScoped:
     )
 
 
-@event.listens_for(Base, "instrument_class", propagate=True)
+# On every mapper: a project may have a declarative base of its own on this metadata.
+@event.listens_for(Mapper, "instrument_class")
 def _secure_table(mapper: Mapper[Any], cls: type) -> None:
     table = mapper.local_table
     if not issubclass(cls, TenantScoped) or not isinstance(table, Table):
         return
-    if row_security_of(table) is None:
+    if INFO_KEY not in table.info:
         tenant_row_security().attach(table)
+    elif row_security_of(table) is None:
+        raise ConfigurationError(
+            f"{cls.__name__}: info[{INFO_KEY!r}] of its table is a "
+            f"{type(table.info[INFO_KEY]).__name__}; a RowSecurity is required. Leave it out for "
+            "the row security of a tenant table."
+        )
     for constraint in list(table.foreign_key_constraints):
         if not _is_indexed(table, constraint):
             Index(None, *_columns(table, constraint))

@@ -15,6 +15,7 @@ from tenantry.errors import (
     ConfigurationError,
     CrossTenantError,
     DatabaseUnavailableError,
+    InvalidValueError,
     PrivilegeError,
     TenantryError,
     TenantUnknownError,
@@ -36,9 +37,15 @@ def where(url: URL) -> str:
 
 
 async def connect(
-    url: URL, *, timeout_seconds: float = 10.0, connection_class: type[Any] = asyncpg.Connection
+    url: URL, *, timeout_seconds: float = 10.0, role: str | None = None
 ) -> asyncpg.Connection:
     """Open one asyncpg connection.
+
+    Args:
+        url: Where to, and as whom.
+        timeout_seconds: How long to wait for it.
+        role: Become this role with the first packet. RESET ROLE then leads back to it and not to
+            whoever has logged in.
 
     Raises:
         DatabaseUnavailableError: No answer, a wrong password, no such role or database, or no
@@ -50,8 +57,7 @@ async def connect(
         return await asyncpg.connect(
             url.render_as_string(hide_password=False),
             timeout=timeout_seconds,
-            connection_class=connection_class,
-            server_settings={"application_name": "tenantry"},
+            server_settings={"application_name": "tenantry", **({"role": role} if role else {})},
         )
     except asyncpg.PostgresError as error:
         raise _refused(error, place) from error
@@ -76,6 +82,8 @@ def _refused(error: asyncpg.PostgresError, place: str) -> TenantryError:
         "3D000": "there is no such database. Create it or correct the URL",
         "53300": "all its connections are in use. Raise max_connections or use smaller pools",
         "57P03": "it is starting up or shutting down. Try again in a moment",
+        "42501": "the role may not become the one that it has to be, such as tenantry_operator",
+        "22023": "an option of the URL, or the role to become, is unknown. Is it migrated",
     }
     state = error.sqlstate or ""
     reason = reasons.get(state, f"{type(error).__name__}, SQLSTATE {state}. See the server's log")
@@ -86,17 +94,19 @@ def create_engine(
     url: URL,
     *,
     timeout_seconds: float = 10.0,
+    role: str | None = None,
     pool_class: type[Pool] | None = None,
     **pool_options: Any,
 ) -> AsyncEngine:
     """Return an engine over `connect`.
 
-    Errors of the engine never repeat the parameters of a statement, which may be secrets, and
-    those that say who may see what arrive as `TenantryError`.
+    SQLAlchemy's errors do not list the parameters of a statement, which may be secrets, and those
+    that say who may see what arrive as `TenantryError`. PostgreSQL itself quotes a value that it
+    cannot read, as in ``invalid input syntax for type integer: "x"``.
     """
 
     async def open_connection() -> asyncpg.Connection:
-        return await connect(url, timeout_seconds=timeout_seconds)
+        return await connect(url, timeout_seconds=timeout_seconds, role=role)
 
     if pool_class is NullPool:
         pool_options = {}
@@ -135,6 +145,12 @@ def _translate(context: ExceptionContext) -> TenantryError | None:
 def _translate_state(error: asyncpg.PostgresError) -> TenantryError | None:
     state, details = error.sqlstate or "", error.as_dict()
     table = details.get("table_name")
+    if state == "22000" and not details.get("severity"):
+        # The driver's own, before anything was sent; it quotes the value.
+        return InvalidValueError(
+            "A parameter of the statement has another type than PostgreSQL expects in its place. "
+            "Nothing was sent."
+        )
     if state == "42501" and details.get("server_source_function") == _ROW_SECURITY_CHECK:
         return CrossTenantError(
             "Row security refused the row: it belongs to another tenant, or no tenant is bound to "

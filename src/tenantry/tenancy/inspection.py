@@ -6,18 +6,25 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import text
+from sqlalchemy import Table, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from tenantry.errors import (
     PrivilegeError,
+    SchemaError,
     SchemaMissingError,
     SchemaTooNewError,
     UnsafeRoleError,
     UnsupportedServerError,
 )
-from tenantry.schema.base import SCHEMA_REVISION
-from tenantry.schema.row_security import APP_ROLE, AUTH_ROLE, OPERATOR_ROLE, OWNER_ROLE
+from tenantry.schema.base import SCHEMA_REVISION, Base
+from tenantry.schema.row_security import (
+    APP_ROLE,
+    AUTH_ROLE,
+    OPERATOR_ROLE,
+    OWNER_ROLE,
+    row_security_of,
+)
 
 __all__ = [
     "Server",
@@ -40,21 +47,47 @@ _SERVER = text("""
            (SELECT extversion FROM pg_extension WHERE extname = 'vector') AS vector_installed
 """)
 
+# Roles beside which row security means nothing: they see every tenant, read and write files or
+# run programs as the server, or own what the walls are made of.
+_ABOVE: Final = (
+    OWNER_ROLE,
+    AUTH_ROLE,
+    OPERATOR_ROLE,
+    "pg_database_owner",
+    "pg_execute_server_program",
+    "pg_read_all_data",
+    "pg_read_server_files",
+    "pg_write_all_data",
+    "pg_write_server_files",
+)
+
 # MEMBER, not USAGE: a role that can SET ROLE to another can do all that the other can.
 _ROLE = text("""
+    WITH reachable AS MATERIALIZED (SELECT * FROM pg_roles WHERE pg_has_role(oid, 'MEMBER'))
     SELECT current_user AS name,
            EXISTS (SELECT FROM pg_roles WHERE rolname = :app) AS app_exists,
            (SELECT pg_has_role(oid, 'USAGE') FROM pg_roles WHERE rolname = :app) AS is_app,
-           ARRAY(SELECT r.rolname::text FROM pg_roles r
-                  WHERE r.rolsuper AND pg_has_role(r.oid, 'MEMBER') ORDER BY 1) AS superusers,
-           ARRAY(SELECT r.rolname::text FROM pg_roles r
-                  WHERE r.rolbypassrls AND pg_has_role(r.oid, 'MEMBER') ORDER BY 1) AS bypassing,
-           ARRAY(SELECT r.rolname::text FROM pg_roles r
-                  WHERE r.rolname = ANY (:above) AND pg_has_role(r.oid, 'MEMBER')
-                  ORDER BY 1) AS above,
+           ARRAY(SELECT rolname::text FROM reachable WHERE rolsuper ORDER BY 1) AS superusers,
+           ARRAY(SELECT rolname::text FROM reachable WHERE rolbypassrls ORDER BY 1) AS bypassing,
+           ARRAY(SELECT rolname::text FROM reachable
+                  WHERE rolreplication OR rolcreaterole ORDER BY 1) AS powerful,
+           ARRAY(SELECT rolname::text FROM reachable
+                  WHERE rolname = ANY (:above) ORDER BY 1) AS above,
            ARRAY(SELECT c.relname::text FROM pg_class c
                   WHERE c.relkind IN ('r', 'p') AND c.relrowsecurity
-                    AND pg_has_role(c.relowner, 'MEMBER') ORDER BY 1 LIMIT 3) AS owned,
+                    AND c.relowner IN (SELECT oid FROM reachable)
+                 UNION ALL
+                 SELECT 'schema ' || n.nspname FROM pg_namespace n
+                  WHERE n.nspname = 'tenantry' AND n.nspowner IN (SELECT oid FROM reachable)
+                 UNION ALL
+                 SELECT 'function ' || p.proname FROM pg_proc p
+                   JOIN pg_namespace n ON n.oid = p.pronamespace AND n.nspname = 'tenantry'
+                  WHERE p.proowner IN (SELECT oid FROM reachable)
+                  ORDER BY 1 LIMIT 3) AS owned,
+           ARRAY(SELECT c.relname::text FROM pg_class c
+                  WHERE c.relnamespace = to_regnamespace('public') AND c.relname = ANY (:walled)
+                    AND c.relkind IN ('r', 'p')
+                    AND NOT (c.relrowsecurity AND c.relforcerowsecurity) ORDER BY 1) AS open,
            to_regclass('public.tenants') IS NOT NULL AS has_schema
 """)
 
@@ -122,24 +155,25 @@ def require_supported(server: Server) -> None:
 
 
 async def check_application_role(connection: AsyncConnection) -> None:
-    """Check that the connected role is kept apart by row security, and that there are tables.
+    """Check that row security stands, and that the connected role is bound by it.
 
     Raises:
-        UnsafeRoleError: The role is, or can become, a superuser, one with BYPASSRLS, the owner
-            of the tables or the operator.
+        UnsafeRoleError: The role is, or can become, a superuser, one with BYPASSRLS, REPLICATION
+            or CREATEROLE, an owner of the tables, the functions or the database, the operator,
+            or a predefined role that reads everything or acts as the server.
         PrivilegeError: The role does not have the rights of ``tenantry_app``.
         SchemaMissingError: The database was not migrated.
         SchemaTooNewError: It was migrated by a newer tenantry.
+        SchemaError: Row security is off, or not forced, on a table that declares it.
     """
-    row = (
-        await connection.execute(
-            _ROLE, {"app": APP_ROLE, "above": [OWNER_ROLE, AUTH_ROLE, OPERATOR_ROLE]}
-        )
-    ).one()
+    walled = [table.name for table in Base.metadata.sorted_tables if _is_walled(table)]
+    arguments = {"app": APP_ROLE, "above": list(_ABOVE), "walled": walled}
+    row = (await connection.execute(_ROLE, arguments)).one()
     use = f"Connect as {APP_ROLE}, or as a role that has only been granted {APP_ROLE}."
     for found, what in (
         (row.superusers, "a superuser, whom row security does not bind"),
         (row.bypassing, "a role with BYPASSRLS"),
+        (row.powerful, "a role with REPLICATION or CREATEROLE"),
         (row.above, "a role that may see every tenant"),
     ):
         if found:
@@ -161,6 +195,11 @@ async def check_application_role(connection: AsyncConnection) -> None:
             f"The application connects as {row.name}, which has not the rights of {APP_ROLE}. "
             f'Run: GRANT {APP_ROLE} TO "{row.name}";'
         )
+    if row.open:
+        raise SchemaError(
+            f"Row security is off or not forced on {', '.join(row.open)}, so tenants are not kept "
+            "apart there. `tenantry db check` says what differs."
+        )
     applied = (
         await connection.execute(text("SELECT version_num FROM tenantry.alembic_version"))
     ).scalars()
@@ -170,6 +209,11 @@ async def check_application_role(connection: AsyncConnection) -> None:
             f"This database was migrated to {newer[0]} by a newer tenantry; this one knows up to "
             f"{SCHEMA_REVISION}. Install the newer tenantry."
         )
+
+
+def _is_walled(table: Table) -> bool:
+    declared = row_security_of(table)
+    return declared is not None and declared.enabled and declared.forced
 
 
 def newer_revisions(applied: Iterable[str]) -> list[str]:

@@ -18,7 +18,6 @@ from sqlalchemy.orm.interfaces import ORMOption
 
 from tenantry.errors import CrossTenantError, TenantRequiredError
 from tenantry.schema import Tenant, TenantScoped
-from tenantry.schema.row_security import OPERATOR_ROLE
 
 __all__ = ["OperatorSession", "TenantSession", "as_tenant_id"]
 
@@ -77,14 +76,8 @@ class TenantSession(AsyncSession):
         super().__init__(*args, tenant_id=self.tenant_id, **options)
 
 
-class _OperatorSyncSession(Session):
-    pass
-
-
 class OperatorSession(AsyncSession):
-    """An `AsyncSession` whose transactions run as ``tenantry_operator``: it sees all tenants."""
-
-    sync_session_class = _OperatorSyncSession
+    """An `AsyncSession` on connections that are ``tenantry_operator``'s: it sees all tenants."""
 
 
 @event.listens_for(_TenantSyncSession, "after_begin")
@@ -95,15 +88,6 @@ def _bind_tenant(
     # nodes. LOCAL, so that a pooled connection cannot keep it. The value is a UUID's own text.
     if not transaction.nested:
         connection.exec_driver_sql(f"SET LOCAL tenantry.tenant_id = '{session.tenant_id}'")
-
-
-@event.listens_for(_OperatorSyncSession, "after_begin")
-def _become_operator(
-    session: _OperatorSyncSession, transaction: SessionTransaction, connection: Connection
-) -> None:
-    del session
-    if not transaction.nested:
-        connection.exec_driver_sql(f"SET LOCAL ROLE {OPERATOR_ROLE}")
 
 
 @event.listens_for(_TenantSyncSession, "do_orm_execute")
