@@ -9,9 +9,9 @@ from tenantry import Database
 from tenantry.errors import DataLossError, MigrationError, SchemaMissingError
 from tenantry.ops import drift
 from tenantry.ops.migrations import migrate
-from tenantry.ops.preparing import preparation_differences
 from tenantry.ops.revisions import revision
-from tenantry.schema import Widget
+from tenantry.ops.surroundings import surrounding_differences
+from tenantry.schema import Base, Widget
 from tenantry.tenancy.connecting import create_engine
 from tests.conftest import Connect, TenantPair, Urls
 from tests.ops.projects import NOTES, NOTES_WITHOUT_KEY, declare
@@ -143,6 +143,54 @@ SURROUNDINGS = [
         "default privileges of tenantry_owner: PUBLIC may execute",
     ),
     ("GRANT TEMPORARY ON DATABASE {database} TO PUBLIC", "database: PUBLIC holds TEMPORARY"),
+    ("GRANT CREATE ON DATABASE {database} TO tenantry_app", "database: tenantry_app holds CREATE"),
+    (
+        "ALTER DATABASE {database} RESET hnsw.iterative_scan",
+        "database: hnsw.iterative_scan is not set",
+    ),
+    (
+        "ALTER DATABASE {database} SET search_path = public",
+        "database sets search_path, which is not declared",
+    ),
+    (
+        "GRANT USAGE ON SCHEMA tenantry TO tenantry_app WITH GRANT OPTION",
+        "schema tenantry: tenantry_app holds USAGE WITH GRANT OPTION",
+    ),
+    (
+        "ALTER DEFAULT PRIVILEGES FOR ROLE tenantry_owner GRANT ALL ON TABLES TO tenantry_app",
+        "default privileges of tenantry_owner: tenantry_app may delete new tables",
+    ),
+    (
+        "GRANT INSERT ON tenantry.alembic_version TO tenantry_app",
+        "table tenantry.alembic_version: tenantry_app holds INSERT",
+    ),
+    (
+        "ALTER TABLE tenantry.alembic_version OWNER TO postgres",
+        "table tenantry.alembic_version: its owner is postgres",
+    ),
+    ("CREATE TABLE tenantry.spy (id int)", "table tenantry.spy is not declared"),
+    (
+        "CREATE FUNCTION spy() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';"
+        " CREATE TRIGGER spy AFTER INSERT ON messages EXECUTE FUNCTION spy()",
+        "table messages: trigger spy is not declared",
+    ),
+    ("ALTER TABLE messages DISABLE TRIGGER ALL", "table messages: triggers are disabled"),
+    (
+        "CREATE RULE spy AS ON INSERT TO messages DO ALSO NOTIFY spy",
+        "table messages: rule spy is not declared",
+    ),
+    (
+        "ALTER TABLE messages DROP CONSTRAINT messages_pkey, ADD PRIMARY KEY (id)",
+        "table messages: its primary key is (id), declared is (tenant_id, id)",
+    ),
+    (
+        "ALTER TABLE messages DROP CONSTRAINT messages_tenant_id_fkey;"
+        " ALTER TABLE messages ADD CONSTRAINT messages_tenant_id_fkey FOREIGN KEY (tenant_id)"
+        " REFERENCES tenants ON DELETE CASCADE NOT VALID",
+        "table messages: constraint messages_tenant_id_fkey is not validated",
+    ),
+    ("CREATE TABLE child () INHERITS (messages)", "table messages: table child inherits from it"),
+    ("ALTER TABLE messages SET UNLOGGED", "table messages: it is not logged"),
 ]
 
 
@@ -155,16 +203,34 @@ async def test_drift_is_named(urls: Urls, connect: Connect, statement: str, find
     assert any(line.startswith(finding) for line in found), found
 
 
-@pytest.mark.parametrize("attribute", ["BYPASSRLS", "SUPERUSER", "CREATEROLE", "CREATEDB"])
-async def test_a_role_that_may_too_much_is_named(urls: Urls, attribute: str) -> None:
-    """None of the four roles may have an attribute that opens a wall."""
+@pytest.mark.parametrize(
+    ("statement", "finding"),
+    [
+        *(
+            (f"ALTER ROLE tenantry_app {attribute}", f"role tenantry_app has {attribute}, which")
+            for attribute in ("BYPASSRLS", "SUPERUSER", "CREATEROLE", "CREATEDB", "REPLICATION")
+        ),
+        ("ALTER ROLE tenantry_operator LOGIN", "role tenantry_operator has LOGIN, which"),
+        *(
+            (f"GRANT {above} TO tenantry_app", f"role tenantry_app is a member of {above}, which")
+            for above in ("tenantry_operator", "pg_read_all_data", "pg_execute_server_program")
+        ),
+        (
+            "ALTER ROLE tenantry_app SET tenantry.tenant_id = 'x'",
+            "role tenantry_app sets tenantry.tenant_id, which",
+        ),
+        ("ALTER ROLE tenantry_app SET row_security = off", "role tenantry_app sets row_security"),
+    ],
+)
+async def test_a_role_that_may_too_much_is_named(urls: Urls, statement: str, finding: str) -> None:
+    """None of the four roles may have an attribute, membership or setting that opens a wall."""
     engine = create_engine(urls.admin, pool_class=NullPool)
     async with engine.connect() as connection:
         # Not committed: roles are the whole server's, and other tests are at work there.
-        await connection.exec_driver_sql(f"ALTER ROLE tenantry_app {attribute}")
-        found = await connection.run_sync(preparation_differences)
+        await connection.exec_driver_sql(statement)
+        found = await connection.run_sync(surrounding_differences, Base.metadata)
         await connection.rollback()
-    assert found == [f"role tenantry_app has {attribute}, which is not declared"]
+    assert [line.startswith(finding) for line in found] == [True], found
 
 
 async def test_no_drift_in_a_migrated_database(urls: Urls) -> None:
@@ -196,6 +262,34 @@ async def test_check_changes_nothing(urls: Urls, connect: Connect) -> None:
     assert await drift.check(urls.admin) == await drift.check(urls.admin) != []
     leftovers = await admin.fetchval("SELECT count(*) FROM pg_proc WHERE proname LIKE '%_declared'")
     assert leftovers == 0
+
+
+GLOBAL = """
+    from sqlalchemy.orm import Mapped, mapped_column
+    from tenantry.schema import Base
+
+    class Mine(Base):
+        __abstract__ = True
+        metadata = metadata
+
+    class Plan(Mine):
+        __tablename__ = "plans"
+        name: Mapped[str] = mapped_column(primary_key=True)
+"""
+
+
+async def test_a_table_that_declares_nothing_is_the_owners_alone(
+    urls: Urls, connect: Connect, tmp_path: Path
+) -> None:
+    """Without row security every grant is for all tenants, so each is named."""
+    project = declare(tmp_path, GLOBAL)
+    await drift.push(urls.admin, project=project)
+    assert await drift.check(urls.admin, project=project) == []
+    admin = await connect(urls.admin)
+    await admin.execute("GRANT SELECT ON plans TO tenantry_app")
+    assert await drift.check(urls.admin, project=project) == [
+        "table plans: tenantry_app holds SELECT, which is not declared"
+    ]
 
 
 async def test_check_of_an_empty_database_says_what_to_do(empty_database: object) -> None:

@@ -63,6 +63,7 @@ __all__ = ["PLUGIN", "register", "setup"]
 
 PLUGIN: Final = "tenantry.row_security"
 _DEFAULT_SCHEMA: Final = "public"
+_NOTHING: Final = RowSecurity(policies=(), grants=(), enabled=False, forced=False)
 
 
 @cache
@@ -131,8 +132,12 @@ def _compare_row_security(context: AutogenContext, upgrade: UpgradeOps) -> Prior
     if context.connection is None:
         return PriorityDispatchResult.CONTINUE
     actual: dict[str, dict[str, TableSecurity]] = {}
-    for table in _tables(context.metadata).values():
-        declared = row_security_of(table)
+    tables = _tables(context.metadata)
+    # Beside tenants, a table that declares nothing is the owner's alone: without row security,
+    # every grant on it would be for all tenants. Elsewhere it is none of our business.
+    undeclared = _NOTHING if "tenants" in tables else None
+    for table in tables.values():
+        declared = row_security_of(table) or undeclared
         if declared is None:
             continue
         schema = table.schema or _DEFAULT_SCHEMA
@@ -142,8 +147,8 @@ def _compare_row_security(context: AutogenContext, upgrade: UpgradeOps) -> Prior
         upgrade.ops.extend(_differences(context.connection, table, declared, found))
     forced = {
         f"{quote(schema)}.{quote(name)}" if schema != _DEFAULT_SCHEMA else quote(name)
-        for schema, tables in actual.items()
-        for name, security in tables.items()
+        for schema, found_tables in actual.items()
+        for name, security in found_tables.items()
         if security.forced
     }
     _verify_foreign_keys(upgrade, forced)

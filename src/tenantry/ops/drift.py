@@ -18,9 +18,9 @@ from tenantry.errors import DataLossError, MigrationError
 from tenantry.ops.connections import Step, inspection_connection, migration_connection
 from tenantry.ops.environment import context_options
 from tenantry.ops.operations import SecurityOp
-from tenantry.ops.preparing import preparation_differences
 from tenantry.ops.project import Project
 from tenantry.ops.revisions import applied_revisions
+from tenantry.ops.surroundings import surrounding_differences
 from tenantry.schema.base import SCHEMA_REVISION
 from tenantry.schema.row_security import OPERATOR_ROLE
 from tenantry.tenancy.catalog import quote
@@ -49,7 +49,7 @@ async def check(admin_url: URL, *, project: Project | None = None) -> list[str]:
 
 
 def _check(connection: Connection, project: Project) -> list[str]:
-    lines = preparation_differences(connection)
+    lines = surrounding_differences(connection, project.metadata)
     described = map(describe, _compare(connection, project))
     return lines + [line for line in described if line]
 

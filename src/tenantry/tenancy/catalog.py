@@ -86,7 +86,9 @@ _PRIVILEGE_ROWS = text(f"""
 """)  # noqa: S608 - composed of constants
 
 _SCHEMA_GRANTS = text("""
-    SELECT n.nspname AS name, a.privilege_type,
+    SELECT n.nspname AS name,
+           a.privilege_type || CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END
+               AS privilege_type,
            CASE WHEN a.grantee = 0 THEN 'public' ELSE pg_get_userbyid(a.grantee)::text END AS role
       FROM pg_namespace n, aclexplode(n.nspacl) a
      WHERE n.nspname = ANY (:schemas) AND a.grantee <> n.nspowner

@@ -15,6 +15,13 @@ BEGIN
     EXECUTE pg_catalog.format(
         'GRANT TEMPORARY ON DATABASE %I TO tenantry_owner, tenantry_operator',
         pg_catalog.current_database());
+    -- An HNSW scan returns the nearest rows of all tenants, and row security filters them after
+    -- it: without this, one tenant's documents push another's out of its results. The cast loads
+    -- pgvector, which makes its settings known. For the database, so that it holds for every
+    -- client of it and behind every pooler.
+    PERFORM '[1]'::public.vector;
+    EXECUTE pg_catalog.format(
+        'ALTER DATABASE %I SET hnsw.iterative_scan = strict_order', pg_catalog.current_database());
     -- Not IF NOT EXISTS: that asks for CREATE on the database even where there is nothing to do.
     IF pg_catalog.to_regnamespace('tenantry') IS NULL THEN
         CREATE SCHEMA tenantry AUTHORIZATION tenantry_owner;
