@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -272,3 +274,42 @@ def test_a_superuser_as_the_application_is_refused(tenantry: Command, urls: Urls
 def test_a_given_database_is_not_ours_to_start(tenantry: Command, arguments: list[str]) -> None:
     """With TENANTRY_DATABASE_URL set, nothing is started, stopped or filled with made-up rows."""
     assert "TENANTRY_DATABASE_URL is set" in tenantry(*arguments).error
+
+
+def test_a_seed_that_is_interrupted_leaves_whole_tenants_only(
+    tenantry: Command, urls: Urls, tmp_path: Path
+) -> None:
+    """Ctrl-C: one message, exit code 1, nothing half-loaded, and the next run does the rest."""
+    arguments = ["db", "seed", "--chunks", "1500", "--users", "6"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tenantry", *arguments],
+        env={
+            **os.environ,
+            "TENANTRY_DATABASE_URL": url_text(urls.app),
+            "TENANTRY_ADMIN_URL": url_text(urls.admin),
+        },
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    copying = "SELECT count(*) FROM pg_stat_activity WHERE query ~ '^(COPY|INSERT INTO)'"
+
+    async def at_work() -> None:
+        admin = await asyncpg.connect(url_text(urls.admin))
+        async with asyncio.timeout(30):
+            while not await admin.fetchval(f"{copying} AND datname = current_database()"):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        await admin.close()
+
+    asyncio.run(at_work())
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "Traceback" not in err
+    assert "error: interrupted" in err
+    tenants = json.loads(tenantry("tenant", "list", "--json").out)
+    assert len(tenants) < 3
+    finished = json.loads(tenantry(*arguments, "--json").out)
+    assert sum(each["loaded"] for each in finished["tenants"]) == 3 - len(tenants)
+    assert tenantry("db", "check").code == 0

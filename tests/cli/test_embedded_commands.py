@@ -92,9 +92,7 @@ def test_a_script_needs_no_command_before_it(data_dir: Path, tmp_path: Path) -> 
     assert (result.returncode, result.stdout) == (0, "postgresql\n"), result.stderr
 
 
-def test_the_demo_does_not_replace_what_another_seed_made(
-    command: Command, data_dir: Path
-) -> None:
+def test_the_demo_does_not_replace_what_another_seed_made(command: Command, data_dir: Path) -> None:
     """After an upgrade the seed may differ; what is there stays, and the demo shows it."""
     given = {"TENANTRY_DATA_DIR": str(data_dir)}
     command("db", "seed", "--seed", "8", **given)

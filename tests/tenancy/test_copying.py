@@ -156,6 +156,8 @@ VECTORS: list[tuple[Any, str]] = [
     ([math.inf, -math.inf, *UNIT[2:]], r"\[0\] is inf"),
     ([0.0] * EMBEDDING_DIMENSIONS, "length zero"),
     ([1e-60] * EMBEDDING_DIMENSIONS, "length zero"),
+    ([-0.0] * EMBEDDING_DIMENSIONS, "length zero"),
+    ([3e38, *UNIT[1:-1], -math.nan], r"\[1023\] is nan"),
     ("x" * EMBEDDING_DIMENSIONS, "is a str"),
     (["x"] * EMBEDDING_DIMENSIONS, "float32 numbers only"),
     (3, "is a int"),
@@ -171,6 +173,17 @@ async def test_bad_vector_is_refused_by_row(
     with pytest.raises(InvalidValueError, match=f"documents, row 2: embedding.*{message}"):
         await load(db, DOCUMENTS, rows, DOCUMENT_COLUMNS, batch_size=1)
     assert await count(db, DOCUMENTS) == 0
+
+
+async def test_extreme_numbers_are_kept(db: Database, tenants: TenantPair) -> None:
+    """The largest and the smallest float32 are numbers like others."""
+    extreme = [3.4e38, -3.4e38, 1e-45, -0.0, *UNIT[4:]]
+    smallest = [1e-30, *UNIT[1:]]
+    await load(db, DOCUMENTS, documents(tenants.a, extreme, smallest), DOCUMENT_COLUMNS)
+    async with db.operator(reason="test") as tx:
+        stored = await tx.scalars(select(KnowledgeDocument).order_by(KnowledgeDocument.title))
+        found = [array("f", each.embedding or []) for each in stored]
+    assert found == [array("f", extreme), array("f", smallest)]
 
 
 BAD_MESSAGES: list[tuple[Callable[[], object], str]] = [

@@ -6,13 +6,14 @@ import asyncio
 import time
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from sqlalchemy import delete, func, or_, select
+from sqlalchemy import delete, or_, select
 
 from tenantry.errors import ConflictError
 from tenantry.ops.seed.corpus import Corpus, load_corpus
 from tenantry.ops.seed.generate import TableRows, tenant_id, tenant_rows
+from tenantry.ops.seed.indexes import indexes_put_off, one_seed_at_a_time
 from tenantry.schema import Tenant
 from tenantry.tenancy.copying import copy_rows
 
@@ -27,17 +28,14 @@ if TYPE_CHECKING:
 
 __all__ = ["SeedProgress", "SeedReport", "SeededTenant", "load_tenant", "seed"]
 
-_LOCK: Final = 0x7E4A_5EED
-"""Key of the advisory lock: two seeds of one database work one after the other."""
-
 
 @dataclass(frozen=True, slots=True)
 class SeedProgress:
     """How far a seed has come.
 
     Args:
-        tenant: Slug of the tenant at hand.
-        table: The table at hand.
+        tenant: Slug of the tenant at hand; empty between tenants.
+        table: The table at hand; between tenants the step, as "rebuilding indexes: …".
         done: Rows loaded so far, those of tenants that were there already included.
         total: Rows in all.
     """
@@ -99,33 +97,45 @@ async def seed(
     """Load the tenants of ``plan``, each in one transaction, as the operator.
 
     A tenant that the same plan has loaded before is left alone, so an interrupted seed is finished
-    by the next. No tenant is touched that a seed did not make.
+    by the next. No tenant is touched that a seed did not make. Two seeds of one database work one
+    after the other.
+
+    For many chunks, indexes that are dear to maintain row by row are dropped first and rebuilt at
+    the end, also after an error or a first Ctrl-C. Meanwhile searches are slow, and while an index
+    is built, other writers of its table wait. A seed that was killed leaves them missing, which
+    `tenantry db check` names; the next seed, or `tenantry db push`, makes them.
 
     Args:
         db: The database; it needs its admin URL.
         plan: What to load.
         replace: Remove tenants of the plan that another seed made, with all their rows, and load
             them anew.
-        on_progress: Called after each batch of rows.
+        on_progress: Called after each batch of rows, and before each step between tenants.
 
     Raises:
         ConflictError: A tenant of the plan exists, and this seed did not make it. Nothing was
             written.
         ConfigurationError: There is no admin URL.
+        MigrationError: An index could not be rebuilt.
     """
     started = time.perf_counter()
     corpus = await asyncio.to_thread(load_corpus)
     plans = plan.tenant_plans()
-    async with db.operator(reason="seed: are its tenants there?") as tx:
-        found = await _find(tx, plans)
-    for each in plans:
-        _is_loaded(found, each, corpus, replace=replace)
-    meter = _Meter(sum(table.count for each in plans for table in tenant_rows(each, corpus)))
+    meter = _Meter(
+        sum(table.count for each in plans for table in tenant_rows(each, corpus)), on_progress
+    )
     tenants = []
-    for each in plans:
-        meter.begin(each.slug, on_progress)
-        async with db.operator(reason=f"seed: load {each.slug}") as tx:
-            tenants.append(await _seed_tenant(tx, each, corpus, meter, replace=replace))
+    async with one_seed_at_a_time(db, on_wait=partial(meter.step, "waiting for another seed")):
+        async with db.operator(reason="seed: are its tenants there?") as tx:
+            found = await _find(tx, plans)
+        new = [each for each in plans if not _is_loaded(found, each, corpus, replace=replace)]
+        async with indexes_put_off(
+            db, new_chunks=sum(each.chunks for each in new), on_step=meter.step
+        ):
+            for each in plans:
+                meter.tenant = each.slug
+                async with db.operator(reason=f"seed: load {each.slug}") as tx:
+                    tenants.append(await _seed_tenant(tx, each, corpus, meter, replace=replace))
     return SeedReport(tuple(tenants), time.perf_counter() - started)
 
 
@@ -159,8 +169,7 @@ async def _seed_tenant(
     tx: AsyncSession, plan: TenantPlan, corpus: Corpus, meter: _Meter, *, replace: bool
 ) -> SeededTenant:
     started = time.perf_counter()
-    # Asked again under the lock: another seed may have been here since.
-    await tx.execute(select(func.pg_advisory_xact_lock(_LOCK)))
+    # Asked again: it may have been a while, and what is found now is what would be deleted.
     found = await _find(tx, [plan])
     identity = tenant_id(plan)
     tables = tenant_rows(plan, corpus)
@@ -212,16 +221,19 @@ def _is_loaded(
 
 
 class _Meter:
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, report: Callable[[SeedProgress], None] | None) -> None:
+        self.tenant = ""
         self._total = total
         self._done = 0
-        self._tenant = ""
-        self._report: Callable[[SeedProgress], None] | None = None
-
-    def begin(self, tenant: str, report: Callable[[SeedProgress], None] | None) -> None:
-        self._tenant, self._report = tenant, report
+        self._report = report
 
     def add(self, table: str, rows: int) -> None:
         self._done += rows
+        self._tell(self.tenant, table)
+
+    def step(self, name: str) -> None:
+        self._tell("", name)
+
+    def _tell(self, tenant: str, what: str) -> None:
         if self._report is not None:
-            self._report(SeedProgress(self._tenant, table, self._done, self._total))
+            self._report(SeedProgress(tenant, what, self._done, self._total))

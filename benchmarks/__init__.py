@@ -1,0 +1,1 @@
+"""Benchmarks of what products do most; `python -m benchmarks` runs them."""

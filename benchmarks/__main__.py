@@ -1,0 +1,42 @@
+"""`python -m benchmarks [NAME …]`: run all benchmarks, or those named; exit code 1 on a miss."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from typing import TYPE_CHECKING, Any, Final
+
+from benchmarks import seed_loading
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+BENCHMARKS: Final[dict[str, Callable[[argparse.Namespace], Coroutine[Any, Any, bool]]]] = {
+    "seed_loading": seed_loading.run,
+}
+"""Each prints its figures and returns whether its limits are kept."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}")
+    parser.add_argument(
+        "--chunks", type=int, default=20_000, help="knowledge chunks to load (default: 20000)"
+    )
+    parser.add_argument("--rounds", type=int, default=2, help="how often (default: 2)")
+    parser.add_argument(
+        "--save", action="store_true", help="append the figures to benchmarks/results/"
+    )
+    options = parser.parse_args()
+    if unknown := sorted(set(options.names) - set(BENCHMARKS)):
+        parser.error(f"no benchmark is called {unknown[0]}; there are {', '.join(BENCHMARKS)}")
+    missed = 0
+    for name in options.names or BENCHMARKS:
+        print(f"== {name}", flush=True)
+        missed += not asyncio.run(BENCHMARKS[name](options))
+    return min(missed, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
