@@ -57,6 +57,7 @@ def test_settings_are_frozen() -> None:
         ("postgresql://app:hunter2@h:port/d", "is not a URL"),
         ("mysql://app:hunter2@h/d", "is for 'mysql'"),
         ("postgresql://app:hunter2@h", "names no database"),
+        ("postgresql://app:hunter2@h:99999/d", "has port 99999; 1 to 65535"),
         ("postgresql://app:a@hunter2@h/d", "has an @ in its password"),
         ("postgresql://app@h/d?sslpassword=hunter2", "has sslpassword"),
     ],
@@ -66,7 +67,7 @@ def test_a_url_that_cannot_be_used_is_not_repeated(url: str, message: str) -> No
     with pytest.raises(ConfigurationError, match=f"^TENANTRY_DATABASE_URL {message}") as caught:
         Settings.from_environment({"TENANTRY_DATABASE_URL": url})
     assert "hunter2" not in str(caught.value)
-    assert "postgresql://USER:PASSWORD@HOST:PORT/DATABASE" in str(caught.value)
+    assert "required" in str(caught.value)
 
 
 def test_an_admin_url_alone_is_refused() -> None:

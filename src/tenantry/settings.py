@@ -81,11 +81,15 @@ def parse_url(text: str | URL, *, source: str = "the database URL") -> URL:
     try:
         url = make_url(text)
     except (ArgumentError, ValueError):
-        raise ConfigurationError(f"{source} is not a URL; {required}.") from None
+        raise ConfigurationError(
+            f"{source} is not a URL; {required}, with %40 for an @ and %3A for a : in the password."
+        ) from None
     if url.get_backend_name() not in {"postgresql", "postgres"}:
         raise ConfigurationError(f"{source} is for {url.get_backend_name()!r}; {required}.")
     if not url.database:
         raise ConfigurationError(f"{source} names no database; {required}.")
+    if url.port is not None and not 0 < url.port < 2**16:
+        raise ConfigurationError(f"{source} has port {url.port}; 1 to 65535 is required.")
     if "@" in (url.host or ""):
         raise ConfigurationError(
             f"{source} has an @ in its password, where %40 is required; {required}."

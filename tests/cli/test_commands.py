@@ -195,7 +195,13 @@ def test_own_tables_from_pyproject_to_the_database(tenantry: Command, tmp_path: 
     assert "add notes" in tenantry("db", "migrate").out
     assert "nothing to do" in tenantry("db", "migrate").out
     assert tenantry("db", "check").code == 0
+    (tmp_path / "notes.py").rename(tmp_path / "kept.py")
+    (tmp_path / "notes.py").write_text("")
+    assert "name their models with --models" in tenantry("db", "check").err
+    assert "drop table notes" in tenantry("db", "push").error
+    (tmp_path / "kept.py").rename(tmp_path / "notes.py")
     assert "nothing to do" in tenantry("db", "revision", "-m", "again").out
+    assert "message is empty" in tenantry("db", "revision", "-m", " ").error
     (tmp_path / "notes.py").write_text(MODELS + "    stars: Mapped[int | None]\n")
     pushed = tenantry("db", "push")
     assert pushed.out.strip() == "ALTER TABLE notes ADD COLUMN stars INTEGER;"
@@ -210,6 +216,8 @@ def test_models_that_cannot_be_imported_are_named(tenantry: Command, tmp_path: P
     assert "no file" in tenantry("db", "check", "--models", "missing.py").error
     (tmp_path / "pyproject.toml").write_text("[tool.tenantry]\nmodels = 7\n")
     assert "must be a list" in tenantry("db", "check").error
+    (tmp_path / "pyproject.toml").write_text("[tool.tenantry]\nmodel = ['notes.py']\n")
+    assert "has model; only migrations and models are known" in tenantry("db", "push").error
     (tmp_path / "pyproject.toml").write_text("[tool")
     assert "Cannot read" in tenantry("db", "check").error
 

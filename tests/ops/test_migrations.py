@@ -19,6 +19,7 @@ from tenantry.errors import (
     DatabaseUnavailableError,
     MigrationError,
     PrivilegeError,
+    SchemaMissingError,
     SchemaTooNewError,
     UnsupportedServerError,
 )
@@ -427,6 +428,23 @@ async def test_a_second_revision_follows_the_first(urls: Urls, tmp_path: Path) -
     assert "policy" not in second.read_text()
     await migrate(urls.admin, project=project)
     assert await drift.check(urls.admin, project=project) == []
+
+
+async def test_a_refused_revision_leaves_nothing_behind(
+    empty_database: URL, tmp_path: Path
+) -> None:
+    """On a database that was not migrated: no folder, no schema, one message."""
+    with pytest.raises(SchemaMissingError, match="tenantry db migrate"):
+        await revision(empty_database, message="x", project=declare(tmp_path, NOTES))
+    assert list(tmp_path.iterdir()) == []
+    assert "tenantry" not in await dump(empty_database)
+
+
+async def test_a_migration_that_is_no_python_is_named(urls: Urls, tmp_path: Path) -> None:
+    """A file that cannot be read is one message with its line, and nothing runs."""
+    (tmp_path / "bad.py").write_text("revision = 'bad'\ndef upgrade(:\n")
+    with pytest.raises(MigrationError, match="bad.py, line 2.*Nothing was changed"):
+        await migrate(urls.admin, project=Project(migrations=tmp_path))
 
 
 async def test_a_folder_that_cannot_be_written_is_named(urls: Urls, tmp_path: Path) -> None:

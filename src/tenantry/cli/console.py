@@ -26,6 +26,7 @@ __all__ = [
     "Migrations",
     "Models",
     "admin_url",
+    "counted",
     "err",
     "open_database",
     "out",
@@ -81,19 +82,28 @@ def step(line: str) -> None:
     err.print(line, markup=False, style="quiet")
 
 
+def counted(number: int, noun: str) -> str:
+    """Return ``1 row`` or ``2 rows``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def print_json(value: object) -> None:
     """Print a result as JSON, on one line where nobody looks at it."""
     indent = 2 if sys.stdout.isatty() else None
     sys.stdout.write(json.dumps(value, default=str, ensure_ascii=False, indent=indent) + "\n")
 
 
-async def admin_url() -> URL:
+async def admin_url(*, migrated: bool = True) -> URL:
     """Return the administrator's URL, with the server up.
+
+    Args:
+        migrated: Migrate the embedded server's database if it is new.
 
     Raises:
         ConfigurationError: Only the application's URL is given.
     """
-    settings, _ = await bring_up(Settings.from_environment(), on_step=step)
+    start = bring_up_migrated if migrated else bring_up
+    settings, _ = await start(Settings.from_environment(), on_step=step)
     if settings.admin_url is None:
         raise ConfigurationError(
             f"This needs the administrator's URL, and {ADMIN_URL} is not set. Set it to a role "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Annotated
@@ -111,13 +112,15 @@ def _psql() -> str:
 @app.command()
 def migrate(
     migrations_folder: Migrations = None,
-    wait: Annotated[float, typer.Option(help="Seconds to wait for another migrator.")] = 300.0,
+    wait: Annotated[
+        float, typer.Option(help="Seconds to wait for another migrator.", min=0)
+    ] = 300.0,
 ) -> None:
     """Bring the database to the newest version. Safe to run from many places at once."""
 
     async def work() -> list[str]:
         return await migrations.migrate(
-            await console.admin_url(),
+            await console.admin_url(migrated=False),
             project=load_project(migrations=migrations_folder, import_models=False),
             wait_seconds=wait,
             on_step=lambda line: out.print(line, markup=False),
@@ -147,7 +150,11 @@ def push(
         )
 
     changes = console.run(work())
-    err.print(f"{changes} changes made" if changes else "nothing to do: it is as declared")
+    err.print(
+        f"{console.counted(changes, 'difference')} mended"
+        if changes
+        else "nothing to do: the database is what the models declare"
+    )
 
 
 @app.command()
@@ -168,14 +175,24 @@ def check(models: Models = None, *, as_json: Json = False) -> None:
     else:
         for line in differences:
             out.print(line, markup=False)
-        err.print(
-            f"{len(differences)} found; `tenantry db push` mends a development database, "
-            "`tenantry db revision` writes a migration"
-            if differences
-            else "the database is as declared"
-        )
+        err.print(_advice(differences))
     if differences:
         raise typer.Exit(1)
+
+
+def _advice(differences: list[str]) -> str:
+    if not differences:
+        return "no differences: the database is what the models declare"
+    advice = (
+        f"{console.counted(len(differences), 'difference')}; `tenantry db push` mends a "
+        "development database, `tenantry db revision` writes a migration"
+    )
+    if any(re.fullmatch(r"table \S+ is not declared", line) for line in differences):
+        advice += (
+            ". Both would drop the tables that are not declared: if they are yours, name their "
+            "models with --models or in pyproject.toml"
+        )
+    return advice
 
 
 @app.command()
@@ -191,11 +208,11 @@ def revision(
             await console.admin_url(),
             message=message,
             project=load_project(models=tuple(models or ()), migrations=migrations_folder),
-            on_step=console.step,
         )
 
     written = console.run(work())
-    out.print(str(written) if written else "nothing to do: it is as declared", markup=False)
+    nothing = "nothing to do: the database is what the models declare"
+    out.print(str(written) if written else nothing, markup=False)
 
 
 @app.command("seed")
@@ -252,7 +269,7 @@ def reset(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Drop every table, with all rows, and migrate anew."""
-    target = console.run(console.admin_url())
+    target = console.run(console.admin_url(migrated=False))
     if not yes:
         typer.confirm(f"Destroy all rows in {target!r}?", abort=True, err=True)
     console.run(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 from uuid import UUID
 
@@ -174,6 +177,11 @@ def _print_attempts(stage: _Stage, attempts: list[Attempt]) -> None:
 
 def _print_next() -> None:
     out.print("[bold]What to type next[/bold]")
+    if shutil.which("tenantry") is None:  # as after `make demo`, in the checkout's environment
+        activate = Path(sys.executable).with_name("activate")
+        if activate.is_relative_to(Path.cwd()):
+            activate = activate.relative_to(Path.cwd())
+        out.print(f"  [name]{f'. {activate}':<22}[/name] so that `tenantry` is found")
     for command, what in (
         ("tenantry tenant list", "the tenants that were made"),
         ("tenantry db psql", "look around as the application: no tenant, no rows"),

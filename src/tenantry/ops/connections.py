@@ -36,10 +36,9 @@ EXCEPTION WHEN OTHERS THEN
 END $$
 """
 
-# Not to_regclass(): it asks for USAGE on the schema, which whoever migrates need not have.
 _IS_MIGRATED: Final = text("""
     SELECT EXISTS (SELECT FROM pg_tables
-                    WHERE schemaname = 'tenantry' AND tablename = 'alembic_version')
+                    WHERE schemaname = 'public' AND tablename = 'tenants')
 """)
 
 Step = Callable[[str], None]

@@ -30,7 +30,7 @@ __all__ = ["check", "push"]
 
 _log = logging.getLogger("tenantry.migrations")
 
-_DESTRUCTIVE: Final = "It would destroy rows: {found}. Nothing was changed. {mend}"
+_DESTRUCTIVE: Final = "It would destroy data: {found}. Nothing was changed. {mend}"
 
 
 async def check(admin_url: URL, *, project: Project | None = None) -> list[str]:
@@ -101,7 +101,8 @@ async def push(
         The number of changes; 0 where the database was as declared.
 
     Raises:
-        DataLossError: Rows would be destroyed and ``accept_data_loss`` is False.
+        DataLossError: A table, or a column with rows, would be destroyed, and
+            ``accept_data_loss`` is False.
         MigrationError: PostgreSQL refused a statement; nothing was changed.
     """
     project = project or Project()
@@ -151,7 +152,8 @@ def _refuse_data_loss(connection: Connection, operations: list[MigrateOperation]
     found = [
         describe(operation, imperative=True)
         for operation in operations
-        if _is_destructive(operation) and _has_rows(connection, operation)
+        if isinstance(operation, ops.DropTableOp)
+        or (_is_destructive(operation) and _has_rows(connection, operation))
     ]
     if found:
         raise DataLossError(
@@ -166,7 +168,7 @@ def _refuse_data_loss(connection: Connection, operations: list[MigrateOperation]
 def _is_destructive(operation: MigrateOperation) -> bool:
     if isinstance(operation, ops.AlterColumnOp):
         return operation.modify_type is not None
-    return isinstance(operation, ops.DropTableOp | ops.DropColumnOp)
+    return isinstance(operation, ops.DropColumnOp)
 
 
 def _has_rows(connection: Connection, operation: Any) -> bool:

@@ -8,14 +8,16 @@ from typing import Any, Final
 
 from alembic.autogenerate.api import AutogenContext
 from alembic.config import Config
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 from sqlalchemy.types import TypeDecorator
 
+from tenantry.errors import MigrationError
 from tenantry.ops import autogenerate
 from tenantry.ops.project import Project
 from tenantry.tenancy.connecting import run_script
 
-__all__ = ["VERSIONS", "configuration", "context_options", "run_frozen_sql"]
+__all__ = ["VERSIONS", "configuration", "context_options", "load_scripts", "run_frozen_sql"]
 
 VERSIONS: Final = Path(__file__).parent / "versions"
 """The folder of tenantry's own migrations."""
@@ -32,6 +34,27 @@ def configuration(project: Project) -> Config:
     config.set_main_option("version_locations", "\n".join(locations).replace("%", "%%"))
     config.set_main_option("file_template", "%%(rev)s_%%(slug)s")
     return config
+
+
+def load_scripts(project: Project) -> ScriptDirectory:
+    """Read every migration of tenantry and of the project.
+
+    Raises:
+        MigrationError: A file cannot be read as Python, or the revisions do not hang together.
+    """
+    scripts = ScriptDirectory.from_config(configuration(project))
+    try:
+        list(scripts.walk_revisions())
+    except SyntaxError as error:
+        raise MigrationError(
+            f"{error.filename}, line {error.lineno}: {error.msg}. Nothing was changed."
+        ) from error
+    except Exception as error:
+        raise MigrationError(
+            f"The migrations in {project.migrations} cannot be read: {type(error).__name__}: "
+            f"{error}. Nothing was changed."
+        ) from error
+    return scripts
 
 
 def context_options(connection: Connection, project: Project) -> dict[str, Any]:
@@ -62,6 +85,7 @@ def _render_item(kind: str, item: object, context: AutogenContext) -> str | bool
                 context.imports.add("import pgvector.sqlalchemy")
                 return f"pgvector.sqlalchemy.VECTOR({getattr(impl, 'dim', '')})"
             if type(impl).__name__ == "JSONB":
+                context.imports.add("from sqlalchemy.dialects import postgresql")
                 return "postgresql.JSONB()"
             return f"sa.{impl!r}"
     return False

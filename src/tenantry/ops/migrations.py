@@ -7,14 +7,13 @@ from typing import Any
 
 import asyncpg
 from alembic import command
-from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import URL, Connection
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from tenantry.errors import MigrationError, TenantryError
 from tenantry.ops.connections import LOCK_TIMEOUT_SECONDS, Step, migration_connection
-from tenantry.ops.environment import configuration, context_options
+from tenantry.ops.environment import configuration, context_options, load_scripts
 from tenantry.ops.project import Project
 from tenantry.ops.revisions import refuse_unknown_revisions
 from tenantry.schema.row_security import OWNER_ROLE
@@ -83,9 +82,9 @@ async def _run(
 def _run_scripts(
     connection: Connection, project: Project, verb: str, target: str, on_step: Step
 ) -> list[str]:
-    config = configuration(project)
-    refuse_unknown_revisions(connection, ScriptDirectory.from_config(config), project)
+    refuse_unknown_revisions(connection, load_scripts(project), project)
     connection.commit()
+    config = configuration(project)
     done: list[str] = []
 
     def applied(*, step: Any, **_: Any) -> None:
@@ -126,7 +125,8 @@ def _failed(error: Exception, done: list[str]) -> MigrationError:
             " A database made by `tenantry db push` has no migration history; start it anew with "
             "`tenantry db reset`."
         )
-    return MigrationError(f"The migration failed and was rolled back; {stands}. {message}{hint}")
+    message = message.rstrip(".")
+    return MigrationError(f"The migration failed and was rolled back; {stands}. {message}.{hint}")
 
 
 async def reset(

@@ -18,6 +18,7 @@ from tenantry.schema import Base
 __all__ = ["Project", "load_project"]
 
 _TABLE: Final = "[tool.tenantry] in pyproject.toml"
+_KEYS: Final = frozenset({"models", "migrations"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +81,18 @@ def _configuration(directory: Path) -> tuple[Path, dict[str, Any]]:
                 table = tomllib.loads(file.read_text(encoding="utf-8")).get("tool", {})
             except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
                 raise ConfigurationError(f"Cannot read {file}: {error}.") from error
-            return folder, dict(table.get("tenantry", {}))
+            return folder, _known(table.get("tenantry", {}), file)
     return directory, {}
+
+
+def _known(table: object, file: Path) -> dict[str, Any]:
+    # A misspelled key would leave models out, and what is not declared is dropped by a push.
+    if not isinstance(table, dict) or not table.keys() <= _KEYS:
+        found = ", ".join(sorted(table.keys() - _KEYS)) if isinstance(table, dict) else repr(table)
+        raise ConfigurationError(
+            f"[tool.tenantry] in {file} has {found}; only {' and '.join(sorted(_KEYS))} are known."
+        )
+    return dict(table)
 
 
 def _strings(value: object, name: str) -> tuple[str, ...]:

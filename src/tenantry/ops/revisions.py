@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +10,19 @@ from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import URL, Connection, text
 
-from tenantry.errors import MigrationError, SchemaTooNewError
-from tenantry.ops.connections import Step, migration_connection
-from tenantry.ops.environment import VERSIONS, configuration, context_options
+from tenantry.errors import InvalidValueError, MigrationError, SchemaTooNewError
+from tenantry.ops.connections import inspection_connection
+from tenantry.ops.environment import (
+    VERSIONS,
+    configuration,
+    context_options,
+    load_scripts,
+)
 from tenantry.ops.project import Project
 from tenantry.schema.base import SCHEMA_REVISION
 from tenantry.tenancy.inspection import newer_revisions
 
 __all__ = ["applied_revisions", "refuse_unknown_revisions", "revision"]
-
-_log = logging.getLogger("tenantry.migrations")
 
 
 def applied_revisions(connection: Connection) -> set[str]:
@@ -58,9 +60,7 @@ def refuse_unknown_revisions(
         )
 
 
-async def revision(
-    admin_url: URL, *, message: str, project: Project, on_step: Step = _log.info
-) -> Path | None:
+async def revision(admin_url: URL, *, message: str, project: Project) -> Path | None:
     """Write a migration for what the models declare and the database lacks.
 
     The database must be at the newest version.
@@ -70,8 +70,12 @@ async def revision(
 
     Raises:
         MigrationError: Migrations are pending, or the folder cannot be written.
+        SchemaMissingError: The database was not migrated.
+        InvalidValueError: The message is empty.
     """
-    async with migration_connection(admin_url, on_step=on_step) as connection:
+    if not message.strip():
+        raise InvalidValueError("The message is empty; say in a few words what the migration does.")
+    async with inspection_connection(admin_url) as connection:
         return await connection.run_sync(_write_revision, message, project)
 
 
@@ -79,14 +83,15 @@ def _write_revision(connection: Connection, message: str, project: Project) -> P
     folder = project.migrations
     if folder is None:
         raise MigrationError("The project has no folder for migrations.")
+    refuse_unknown_revisions(connection, load_scripts(project), project)
+    connection.commit()
+    new_folder = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise MigrationError(f"Cannot make the folder {folder}: {error.strerror}.") from error
     config = configuration(project)
-    scripts = ScriptDirectory.from_config(config)
-    refuse_unknown_revisions(connection, scripts, project)
-    connection.commit()
+    scripts = load_scripts(project)
     ours = [each for each in scripts.get_heads() if not _is_tenantrys(scripts, each)]
     config.attributes["configure"] = {
         **context_options(connection, project),
@@ -106,6 +111,9 @@ def _write_revision(connection: Connection, message: str, project: Project) -> P
         raise MigrationError(
             f"{error} Run `tenantry db migrate` first, then this again."
         ) from error
+    finally:
+        if new_folder and not any(folder.iterdir()):
+            folder.rmdir()
     return Path(written.path) if written else None
 
 

@@ -82,7 +82,8 @@ def _refused(error: asyncpg.PostgresError, place: str) -> TenantryError:
         "3D000": "there is no such database. Create it or correct the URL",
         "53300": "all its connections are in use. Raise max_connections or use smaller pools",
         "57P03": "it is starting up or shutting down. Try again in a moment",
-        "42501": "the role may not become the one that it has to be, such as tenantry_operator",
+        "42501": "the role may not become tenantry_operator, so it is not the administrator's",
+        "42704": f"{error.args[0] if error.args else 'an option'}. Correct it in the URL",
         "22023": "an option of the URL, or the role to become, is unknown. Is it migrated",
     }
     state = error.sqlstate or ""

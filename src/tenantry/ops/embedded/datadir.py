@@ -185,9 +185,12 @@ class DataDir:
         if state.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             msg = (
                 f"{self.root} has mode {stat.S_IMODE(state.st_mode):04o}: other users of this"
-                " machine may write to it, and could put another server in place of yours. Run"
-                f" chmod go-w {str(self.root)!r}, or choose another folder with TENANTRY_DATA_DIR."
+                " machine may write to it, and could put another server in place of yours. Choose"
+                f" a folder in it, as in TENANTRY_DATA_DIR={str(self.root / 'tenantry')!r}"
             )
+            if not state.st_mode & stat.S_ISVTX:  # a shared folder such as /tmp is meant to be so
+                msg += f", or run chmod go-w {str(self.root)!r}"
+            msg += "."
             raise EmbeddedServerError(msg)
 
     def require_ours(self, *, account: Account) -> None:
