@@ -292,8 +292,9 @@ def test_path_unfit_for_a_socket(stopped: Path, name: str) -> None:
         server.socket_dir.rmdir()
 
 
-def test_planted_socket_folder(stopped: Path) -> None:
+def test_planted_socket_folder(stopped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A temporary folder that another user may have planted is refused."""
+    monkeypatch.setattr(tempfile, "tempdir", "/tmp")  # the one place left, wherever TMPDIR is
     data_dir = stopped.rename(stopped.parent / ("x" * 120))
     (planted,) = datadir.DataDir.at(data_dir).socket_dirs()
     planted.symlink_to("/")

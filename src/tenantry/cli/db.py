@@ -237,7 +237,9 @@ def seed_(
                     db,
                     plan,
                     replace=replace,
-                    on_progress=lambda at: report(f"{at.tenant} {at.table}", at.done, at.total),
+                    on_progress=lambda at: report(
+                        f"{at.tenant} {at.table}".strip(), at.done, at.total
+                    ),
                 )
 
     result = console.run(work())

@@ -29,7 +29,7 @@ from tenantry.schema.row_security import OWNER_ROLE
 __all__ = ["indexes_put_off", "one_seed_at_a_time"]
 
 LEAST_CHUNKS: Final = 5_000
-"""New chunks from which it is worth it. 5,000 take 3 s so, and a bare COPY 11 s with the indexes."""
+"""New chunks from which it is worth it: 5,000 take 3 s so; a bare COPY with the indexes, 11 s."""
 
 LEAST_SHARE: Final = 0.5
 """New chunks for each that is there, from which it is worth it: the old ones are indexed anew too.
