@@ -17,8 +17,9 @@ from tenantry.tenancy.inspection import check_server
 __all__ = ["prepare"]
 
 _WHAT_IT_NEEDS: Final = {
-    "roles.sql": "create roles. Use a superuser or a role with CREATEROLE. If the roles exist, "
-    "whoever made them grants you {roles} WITH SET TRUE",
+    "roles.sql": "create roles, or become those that are there. Use a superuser or a role with "
+    "CREATEROLE; if another administrator has made the roles, let that one run GRANT {roles} TO "
+    "this role WITH SET TRUE, INHERIT FALSE",
     "database.sql": "set up the database. It must own the database, and be allowed to create the "
     "extensions vector and pg_trgm: where only a superuser may, let one run CREATE EXTENSION "
     "vector and CREATE EXTENSION pg_trgm here first",
@@ -46,7 +47,7 @@ def _run(connection: Connection, file: str) -> None:
         run_script(connection, sql_file(file))
     except asyncpg.InsufficientPrivilegeError as error:
         needs = _WHAT_IT_NEEDS[file].format(
-            roles=f"{OWNER_ROLE}, {AUTH_ROLE} and {OPERATOR_ROLE}", owner=OWNER_ROLE
+            roles=f"{OWNER_ROLE}, {AUTH_ROLE}, {OPERATOR_ROLE}", owner=OWNER_ROLE
         )
         raise PrivilegeError(
             f"The administrator's role may not {needs}. PostgreSQL says: {error.message}."

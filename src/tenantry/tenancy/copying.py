@@ -46,7 +46,7 @@ _STAGE: Final = "tenantry_stage"
 
 # Rows stay whole up to a page. Otherwise a vector would be moved out of its row twice, here and
 # where it goes to: embedded rows load 15 to 20 % faster like this.
-_STAGE_STORAGE: Final = {"toast_tuple_target": 8160}
+_STAGE_STORAGE: Final = "toast_tuple_target = 8160"
 
 _LOST: Final = (
     OSError,
@@ -105,6 +105,7 @@ async def copy_rows(
     connection = await tx.connection()
     stage = _stage_of(target, chosen)
     await connection.execute(CreateTable(stage))
+    await connection.exec_driver_sql(f"ALTER TABLE pg_temp.{_STAGE} SET ({_STAGE_STORAGE})")
     codec = await _vector_schema(connection) if any(map(_is_vector, chosen)) else None
     move = target.insert().from_select(
         [c.name for c in chosen], select(*stage.c), include_defaults=False
@@ -141,7 +142,6 @@ def _stage_of(target: Table, columns: Sequence[Column[Any]]) -> Table:
         schema="pg_temp",
         prefixes=["TEMPORARY"],
         postgresql_on_commit="DROP",
-        postgresql_with=_STAGE_STORAGE,
         info={"target": target.name},
     )
 
