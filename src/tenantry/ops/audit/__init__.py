@@ -1,0 +1,1 @@
+"""The audit: do the walls between tenants stand, on this database, now?"""
