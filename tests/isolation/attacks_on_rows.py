@@ -104,8 +104,10 @@ async def rows_of_another_tenant_are_not_deleted(
     """DELETE by B's key touches nothing; one without a condition, only A's own row."""
     by_key = f"DELETE FROM {table.sql} WHERE {table.where(table.rows[world.b])}"
     if await may(app, table, "DELETE"):
-        assert count(await app.execute(by_key)) == 0
-        assert (await answer(app, f"DELETE FROM {table.sql}"))[0] == "DELETE 1"
+        assert (await answer(app, by_key))[0] == "DELETE 0"
+        # Rows of A's own may refer to its row and keep it.
+        told = await answer(app, f"DELETE FROM {table.sql}")
+        assert told[0] in {"DELETE 1", "23503"}
     else:
         await refuses(app, by_key)
 
