@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from importlib.metadata import entry_points
 from typing import Any, Final, Self
 from uuid import UUID
@@ -12,12 +14,13 @@ from uuid import UUID
 from sqlalchemy import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from tenantry.errors import ConfigurationError
+from tenantry.errors import ConfigurationError, SessionUseError
 from tenantry.schema.row_security import OPERATOR_ROLE
 from tenantry.settings import ADMIN_URL, DATABASE_URL, Settings, parse_url
-from tenantry.tenancy.connecting import create_engine
+from tenantry.tenancy.connecting import create_bound_engine, is_pooled
 from tenantry.tenancy.inspection import check_application_role, check_server
-from tenantry.tenancy.sessions import OperatorSession, TenantSession, as_tenant_id
+from tenantry.tenancy.sessions import OperatorSession, SessionBlock, TenantSession
+from tenantry.tenancy.statements import guard
 
 __all__ = ["Database"]
 
@@ -40,8 +43,12 @@ class Database:
                 "falls back to the embedded server."
             )
         self.settings = settings
-        self._app = self._engine(settings.database_url)
+        self._app = self._application_engine(settings.database_url)
+        self._replica = (
+            self._application_engine(settings.replica_url) if settings.replica_url else None
+        )
         self._admin: AsyncEngine | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def __repr__(self) -> str:
         return f"Database({self.settings.database_url!r})"
@@ -84,29 +91,38 @@ class Database:
         settings = settings or Settings.from_environment()
         if settings.database_url is None:
             settings = await _bring_up_server(settings)
-        database = cls(settings)
+        database = cls(await _with_pooler_known(settings))
+        database._loop = asyncio.get_running_loop()
         try:
-            async with database._app.connect() as connection:
-                await check_server(connection)
-                await check_application_role(connection)
+            for engine in (database._app, database._replica):
+                if engine is not None:
+                    await _check(engine)
             yield database
         finally:
             await database.close()
 
-    @asynccontextmanager
-    async def tenant(self, tenant_id: UUID | str) -> AsyncIterator[TenantSession]:
+    def tenant(
+        self, tenant_id: UUID | str, *, read_only: bool = False
+    ) -> AbstractAsyncContextManager[TenantSession]:
         """Open a session bound to one tenant; commit at the end, roll back on an exception.
+
+        No connection is held until the first statement, nor after ``commit`` or ``rollback``.
+
+        Args:
+            tenant_id: Whose rows.
+            read_only: Refuse to write; on the replica, where ``settings`` name one.
 
         Raises:
             TenantRequiredError: ``tenant_id`` is not a UUID or the text of one.
+            SessionUseError: Called from another event loop than the one that has connected.
         """
-        bound = as_tenant_id(tenant_id)
-        session = TenantSession(self._app, tenant_id=bound, expire_on_commit=False)
-        async with session, session.begin():
-            yield session
+        self._require_own_loop()
+        engine = self._replica if read_only and self._replica is not None else self._app
+        return SessionBlock(TenantSession(engine, tenant_id=tenant_id, read_only=read_only))
 
-    @asynccontextmanager
-    async def operator(self, *, reason: str | None = None) -> AsyncIterator[OperatorSession]:
+    def operator(
+        self, *, reason: str | None = None
+    ) -> AbstractAsyncContextManager[OperatorSession]:
         """Open a session that sees all tenants; commit at the end, roll back on an exception.
 
         Args:
@@ -114,7 +130,9 @@ class Database:
 
         Raises:
             ConfigurationError: There is no admin URL.
+            SessionUseError: Called from another event loop than the one that has connected.
         """
+        self._require_own_loop()
         if self.settings.admin_url is None:
             raise ConfigurationError(
                 f"The operator needs the admin URL, and none is set. Set {ADMIN_URL}."
@@ -122,25 +140,53 @@ class Database:
         if self._admin is None:
             self._admin = self._engine(self.settings.admin_url, role=OPERATOR_ROLE)
         _log.info("operator session: %s", reason or "no reason given")
-        session = OperatorSession(self._admin, expire_on_commit=False)
-        async with session, session.begin():
-            yield session
+        return SessionBlock(OperatorSession(self._admin))
+
+    def _require_own_loop(self) -> None:
+        # Connections belong to the event loop that has opened them.
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+        elif self._loop is not loop:
+            raise SessionUseError(
+                "This Database belongs to another event loop. Connect once in each loop, and so "
+                "in each thread that runs one."
+            )
 
     async def close(self) -> None:
         """Close the pools. Sessions that are still open lose their connections."""
-        await self._app.dispose()
-        if self._admin is not None:
-            await self._admin.dispose()
+        for engine in (self._app, self._replica, self._admin):
+            if engine is not None:
+                await engine.dispose()
 
-    def _engine(self, url: URL, *, role: str | None = None) -> AsyncEngine:
-        pool: dict[str, Any] = {
-            "pool_size": self.settings.pool_size,
-            "max_overflow": self.settings.max_overflow,
-            "pool_pre_ping": False,
-        }
-        return create_engine(
-            url, timeout_seconds=self.settings.connect_timeout_seconds, role=role, **pool
+    def _application_engine(self, url: URL) -> AsyncEngine:
+        engine = self._engine(url, pooled=bool(self.settings.pooler))
+        guard(engine)
+        return engine
+
+    def _engine(self, url: URL, **options: Any) -> AsyncEngine:
+        return create_bound_engine(
+            url,
+            timeout_seconds=self.settings.connect_timeout_seconds,
+            pool_size=self.settings.pool_size,
+            max_overflow=self.settings.max_overflow,
+            **options,
         )
+
+
+async def _check(engine: AsyncEngine) -> None:
+    async with engine.connect() as connection:
+        await check_server(connection)
+        await check_application_role(connection)
+
+
+async def _with_pooler_known(settings: Settings) -> Settings:
+    if settings.pooler is not None or settings.database_url is None:
+        return settings
+    timeout = settings.connect_timeout_seconds
+    urls = [url for url in (settings.database_url, settings.replica_url) if url is not None]
+    found = [await is_pooled(url, timeout_seconds=timeout) for url in urls]
+    return replace(settings, pooler=any(found))
 
 
 async def _bring_up_server(settings: Settings) -> Settings:

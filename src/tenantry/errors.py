@@ -17,7 +17,9 @@
     ├── TenantError                 about the tenant itself
     │   ├── TenantUnknownError      no tenant has this id or slug
     │   ├── TenantRequiredError     asked for tenant rows without a tenant
-    │   └── CrossTenantError        reached for another tenant's row
+    │   ├── CrossTenantError        reached for another tenant's row
+    │   └── SessionUseError         a session used in a way that would lose its tenant
+    ├── ReadOnlyError               asked to write where only reading is allowed
     ├── InvalidValueError           a value that the database would refuse or garble
     └── ConflictError               it exists already, or is in use
 
@@ -39,9 +41,11 @@ __all__ = [
     "InvalidValueError",
     "MigrationError",
     "PrivilegeError",
+    "ReadOnlyError",
     "SchemaError",
     "SchemaMissingError",
     "SchemaTooNewError",
+    "SessionUseError",
     "TenantError",
     "TenantRequiredError",
     "TenantUnknownError",
@@ -113,6 +117,14 @@ class TenantRequiredError(TenantError):
 
 class CrossTenantError(TenantError):
     """An object or statement reached for another tenant's rows."""
+
+
+class SessionUseError(TenantError):
+    """A session was used in a way that would lose its tenant: nothing was sent."""
+
+
+class ReadOnlyError(TenantryError):
+    """A statement asked to write in a read-only session, or on a replica."""
 
 
 class InvalidValueError(TenantryError, DontWrapMixin):

@@ -13,9 +13,18 @@ from sqlalchemy.exc import ArgumentError
 
 from tenantry.errors import ConfigurationError
 
-__all__ = ["ADMIN_URL", "DATABASE_URL", "DATA_DIR", "Settings", "parse_url", "url_text"]
+__all__ = [
+    "ADMIN_URL",
+    "DATABASE_URL",
+    "DATA_DIR",
+    "REPLICA_URL",
+    "Settings",
+    "parse_url",
+    "url_text",
+]
 
 DATABASE_URL: Final = "TENANTRY_DATABASE_URL"
+REPLICA_URL: Final = "TENANTRY_REPLICA_URL"
 ADMIN_URL: Final = "TENANTRY_ADMIN_URL"
 DATA_DIR: Final = "TENANTRY_DATA_DIR"
 
@@ -27,41 +36,52 @@ class Settings:
     Args:
         database_url: Connects as the application's role. None: the embedded server.
         admin_url: Connects as a role that may migrate and become the operator. With
-            ``database_url`` alone, there is no operator session and no migration.
+            ``database_url`` alone, there is no operator session and no migration. It must lead
+            to PostgreSQL itself and not to a pooler.
+        replica_url: Connects to a replica as the application's role, for sessions that only
+            read. None: they read from ``database_url``.
         data_dir: Where the embedded server keeps its data. None: its own default.
         pool_size: Connections that each pool keeps open.
         max_overflow: Connections that a pool may open beyond them, for a while.
         connect_timeout_seconds: How long to wait for a new connection.
+        pooler: Whether a pooler that may give each transaction another connection of the server
+            lies between, such as PgBouncer. Statements are then not kept prepared. None: find
+            out when connecting.
 
     The URLs are SQLAlchemy's: their ``repr`` and ``str`` mask the password.
     """
 
     database_url: URL | None = None
     admin_url: URL | None = None
+    replica_url: URL | None = None
     data_dir: Path | None = None
     pool_size: int = 10
     max_overflow: int = 10
     connect_timeout_seconds: float = 10.0
+    pooler: bool | None = None
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Self:
         """Read the ``TENANTRY_…`` variables; an empty one counts as unset.
 
         Raises:
-            ConfigurationError: A URL cannot be read, or the admin URL stands alone.
+            ConfigurationError: A URL cannot be read, or the admin or replica URL stands alone.
         """
         values = os.environ if environment is None else environment
         database_url = values.get(DATABASE_URL) or None
         admin_url = values.get(ADMIN_URL) or None
+        replica_url = values.get(REPLICA_URL) or None
         data_dir = values.get(DATA_DIR) or None
-        if admin_url and not database_url:
-            raise ConfigurationError(
-                f"{ADMIN_URL} is set and {DATABASE_URL} is not. Set {DATABASE_URL} to the "
-                "application's role as well, or neither for the embedded server."
-            )
+        for name, given in ((ADMIN_URL, admin_url), (REPLICA_URL, replica_url)):
+            if given and not database_url:
+                raise ConfigurationError(
+                    f"{name} is set and {DATABASE_URL} is not. Set {DATABASE_URL} to the "
+                    "application's role as well, or neither for the embedded server."
+                )
         return cls(
             database_url=parse_url(database_url, source=DATABASE_URL) if database_url else None,
             admin_url=parse_url(admin_url, source=ADMIN_URL) if admin_url else None,
+            replica_url=parse_url(replica_url, source=REPLICA_URL) if replica_url else None,
             data_dir=Path(data_dir).expanduser() if data_dir else None,
         )
 

@@ -8,7 +8,7 @@ import asyncpg
 from sqlalchemy import URL, Connection, event
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.pool import NullPool, Pool
+from sqlalchemy.pool import ConnectionPoolEntry, NullPool, Pool
 from sqlalchemy.util import await_only
 
 from tenantry.errors import (
@@ -17,14 +17,17 @@ from tenantry.errors import (
     DatabaseUnavailableError,
     InvalidValueError,
     PrivilegeError,
+    ReadOnlyError,
     TenantryError,
     TenantUnknownError,
 )
+from tenantry.tenancy.driver import BoundConnection, lies_behind_a_pooler
 
-__all__ = ["connect", "create_engine", "run_script", "where"]
+__all__ = ["connect", "create_bound_engine", "create_engine", "is_pooled", "run_script", "where"]
 
 # The functions of PostgreSQL that report these two refusals; both have SQLSTATE 42501.
 _ROW_SECURITY_CHECK: Final = "ExecWithCheckOptions"
+_KEPT_STATEMENTS: Final = 100  # asyncpg's own default
 _SHUTTING_DOWN: Final = {"57P01", "57P02", "57P03"}
 
 
@@ -37,7 +40,12 @@ def where(url: URL) -> str:
 
 
 async def connect(
-    url: URL, *, timeout_seconds: float = 10.0, role: str | None = None
+    url: URL,
+    *,
+    timeout_seconds: float = 10.0,
+    role: str | None = None,
+    connection_class: type[asyncpg.Connection] = asyncpg.Connection,
+    pooled: bool = False,
 ) -> asyncpg.Connection:
     """Open one asyncpg connection.
 
@@ -46,18 +54,24 @@ async def connect(
         timeout_seconds: How long to wait for it.
         role: Become this role with the first packet. RESET ROLE then leads back to it and not to
             whoever has logged in.
+        connection_class: What to return.
+        pooled: A pooler may give each transaction another connection of the server, so nothing
+            that is prepared in one is there in the next.
 
     Raises:
         DatabaseUnavailableError: No answer, a wrong password, no such role or database, or no
             connection free. The message says which, and where; it holds no password.
-        ConfigurationError: The URL has an option that the driver does not know.
+        ConfigurationError: The URL has an option that the driver does not know, or a pooler does
+            not let ``role`` through.
     """
     place = where(url)
     try:
-        return await asyncpg.connect(
+        connection: asyncpg.Connection = await asyncpg.connect(
             url.render_as_string(hide_password=False),
             timeout=timeout_seconds,
             server_settings={"application_name": "tenantry", **({"role": role} if role else {})},
+            connection_class=connection_class,
+            statement_cache_size=0 if pooled else _KEPT_STATEMENTS,
         )
     except asyncpg.PostgresError as error:
         raise _refused(error, place) from error
@@ -73,6 +87,32 @@ async def connect(
         raise DatabaseUnavailableError(
             f"Cannot reach PostgreSQL at {place}: {reason}. Is it running, and is the URL right?"
         ) from error
+    if role:
+        await _require_role(connection, role, place)
+    return connection
+
+
+async def _require_role(connection: asyncpg.Connection, role: str, place: str) -> None:
+    # A pooler can be told to drop what it does not know from the first packet, the role too.
+    if await connection.fetchval("SELECT current_user") != role:
+        await connection.close()
+        raise ConfigurationError(
+            f"What answers at {place} is a pooler that has dropped the role {role}. The admin URL "
+            "must lead to PostgreSQL itself."
+        )
+
+
+async def is_pooled(url: URL, *, timeout_seconds: float = 10.0) -> bool:
+    """Return whether a pooler such as PgBouncer answers at ``url``.
+
+    Raises:
+        DatabaseUnavailableError, ConfigurationError: see `connect`.
+    """
+    connection = await connect(url, timeout_seconds=timeout_seconds, pooled=True)
+    try:
+        return await lies_behind_a_pooler(connection)
+    finally:
+        await connection.close(timeout=timeout_seconds)
 
 
 def _refused(error: asyncpg.PostgresError, place: str) -> TenantryError:
@@ -81,6 +121,8 @@ def _refused(error: asyncpg.PostgresError, place: str) -> TenantryError:
         "28000": "it does not let this role in. Check the role's name and pg_hba.conf",
         "3D000": "there is no such database. Create it or correct the URL",
         "53300": "all its connections are in use. Raise max_connections or use smaller pools",
+        "08P01": "a pooler does not take the role in the first packet. The admin URL must lead to "
+        "PostgreSQL itself",
         "57P03": "it is starting up or shutting down. Try again in a moment",
         "42501": "the role may not become tenantry_operator, so it is not the administrator's",
         "42704": f"{error.args[0] if error.args else 'an option'}. Correct it in the URL",
@@ -96,6 +138,8 @@ def create_engine(
     *,
     timeout_seconds: float = 10.0,
     role: str | None = None,
+    connection_class: type[asyncpg.Connection] = asyncpg.Connection,
+    pooled: bool = False,
     pool_class: type[Pool] | None = None,
     **pool_options: Any,
 ) -> AsyncEngine:
@@ -107,12 +151,20 @@ def create_engine(
     """
 
     async def open_connection() -> asyncpg.Connection:
-        return await connect(url, timeout_seconds=timeout_seconds, role=role)
+        return await connect(
+            url,
+            timeout_seconds=timeout_seconds,
+            role=role,
+            connection_class=connection_class,
+            pooled=pooled,
+        )
 
     if pool_class is NullPool:
         pool_options = {}
     engine = create_async_engine(
-        "postgresql+asyncpg://",
+        "postgresql+asyncpg://?prepared_statement_cache_size=0"
+        if pooled
+        else "postgresql+asyncpg://",
         async_creator=open_connection,
         poolclass=pool_class,
         hide_parameters=True,
@@ -120,6 +172,28 @@ def create_engine(
     )
     event.listen(engine.sync_engine, "handle_error", _translate)
     return engine
+
+
+def create_bound_engine(url: URL, **options: Any) -> AsyncEngine:
+    """Return an engine over `BoundConnection`, whose connections come back clean or not at all.
+
+    Args:
+        url: Where to, and as whom.
+        options: of `create_engine`.
+    """
+    engine = create_engine(url, connection_class=BoundConnection, **options)
+    event.listen(engine.sync_engine, "checkin", _discard_in_doubt)
+    return engine
+
+
+def _discard_in_doubt(dbapi_connection: Any, record: ConnectionPoolEntry) -> None:
+    del dbapi_connection
+    driver = record.driver_connection
+    if not isinstance(driver, BoundConnection):
+        return  # it was discarded before
+    driver.opening = ""
+    if driver.in_doubt or driver.is_in_transaction():
+        record.invalidate()
 
 
 def _translate(context: ExceptionContext) -> TenantryError | None:
@@ -143,7 +217,9 @@ def _translate(context: ExceptionContext) -> TenantryError | None:
     )
 
 
-def _translate_state(error: asyncpg.PostgresError) -> TenantryError | None:
+def _translate_state(  # noqa: PLR0911 - one for each kind of refusal
+    error: asyncpg.PostgresError,
+) -> TenantryError | None:
     state, details = error.sqlstate or "", error.as_dict()
     table = details.get("table_name")
     if state == "22000" and not details.get("severity"):
@@ -163,6 +239,11 @@ def _translate_state(error: asyncpg.PostgresError) -> TenantryError | None:
         return TenantUnknownError(
             f"There is no such tenant, so {table} cannot hold its rows. `tenantry tenant list` "
             "shows the tenants."
+        )
+    if state == "25006":
+        return ReadOnlyError(
+            f"PostgreSQL refused: {details.get('message')}. This session is read-only, or its "
+            "server is a replica; write with db.tenant(...) without read_only."
         )
     if state.startswith("08") or state in _SHUTTING_DOWN:
         return DatabaseUnavailableError(

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+import asyncio
+from types import TracebackType
+from typing import Any, Final, Generic, TypeVar, cast
 from uuid import UUID
 
-from sqlalchemy import Connection, event, inspect
-from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import (
-    Mapper,
-    ORMExecuteState,
-    Session,
-    SessionTransaction,
-    with_loader_criteria,
-)
+from sqlalchemy import CompoundSelect, Connection, Delete, Select, Update, bindparam, event, inspect
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.orm import Mapper, Session, SessionTransaction, with_loader_criteria
 from sqlalchemy.orm.interfaces import ORMOption
 
-from tenantry.errors import CrossTenantError, TenantRequiredError
+from tenantry.errors import CrossTenantError, SessionUseError, TenantRequiredError
 from tenantry.schema import Tenant, TenantScoped
+from tenantry.tenancy.driver import BoundConnection
 
-__all__ = ["OperatorSession", "TenantSession", "as_tenant_id"]
+__all__ = ["OperatorSession", "SessionBlock", "TenantSession", "as_tenant_id"]
 
 
 def as_tenant_id(value: object) -> UUID:
@@ -42,12 +39,88 @@ def as_tenant_id(value: object) -> UUID:
     )
 
 
-class _TenantSyncSession(Session):
-    tenant_id: UUID
+_PARAMETER: Final = "tenantry_tenant_id"
+_BOUND: Final = bindparam(_PARAMETER, type_=Tenant.id.type)
 
-    def __init__(self, *args: Any, tenant_id: UUID, **options: Any) -> None:
+
+# Not propagated to loaders: those come through execute() themselves, where it is added.
+# One for all sessions: to make it for each would cost as much as the statement itself.
+_SELECT_CRITERIA: Final[tuple[ORMOption, ...]] = (
+    with_loader_criteria(
+        TenantScoped,
+        lambda model: model.tenant_id == _BOUND,
+        include_aliases=True,
+        propagate_to_loaders=False,
+        track_closure_variables=False,
+    ),
+    with_loader_criteria(
+        Tenant, Tenant.id == _BOUND, include_aliases=True, propagate_to_loaders=False
+    ),
+)
+
+
+def _change_criteria(tenant_id: UUID) -> tuple[ORMOption, ...]:
+    # In an UPDATE a named parameter would count as a column to set: here the value itself.
+    return (
+        with_loader_criteria(
+            TenantScoped,
+            lambda model: model.tenant_id == tenant_id,
+            include_aliases=True,
+            propagate_to_loaders=False,
+        ),
+        with_loader_criteria(
+            Tenant, Tenant.id == tenant_id, include_aliases=True, propagate_to_loaders=False
+        ),
+    )
+
+
+class _BlockSession(Session):
+    """A session that cannot be used after its block."""
+
+    ended = False
+
+
+@event.listens_for(_BlockSession, "after_transaction_create")
+def _refuse_after_the_end(session: _BlockSession, transaction: SessionTransaction) -> None:
+    del transaction
+    if session.ended:
+        raise SessionUseError(
+            "This session's block has ended. Open another with db.tenant() or db.operator()."
+        )
+
+
+class _TenantSyncSession(_BlockSession):
+    tenant_id: UUID
+    opening: str
+
+    def __init__(self, *args: Any, tenant_id: UUID, read_only: bool, **options: Any) -> None:
         super().__init__(*args, **options)
         self.tenant_id = tenant_id
+        # A statement, not set_config(): a distributed PostgreSQL carries only the statement to
+        # its nodes. LOCAL, so that a pooled connection cannot keep it. The value is a UUID's text.
+        self.opening = f"SET LOCAL tenantry.tenant_id = '{tenant_id}';"
+        if read_only:
+            self.opening = f"SET TRANSACTION READ ONLY;{self.opening}"
+
+    # Every ORM statement comes through these two, the loads of relationships and refreshes
+    # included. A do_orm_execute event would make SQLAlchemy prepare each statement twice.
+    def execute(self, statement: Any, params: Any = None, **options: Any) -> Any:
+        return super().execute(*self._with_condition(statement, params), **options)
+
+    def scalars(self, statement: Any, params: Any = None, **options: Any) -> Any:
+        return super().scalars(*self._with_condition(statement, params), **options)
+
+    def scalar(self, statement: Any, params: Any = None, **options: Any) -> Any:
+        return super().scalar(*self._with_condition(statement, params), **options)
+
+    def _with_condition(self, statement: Any, params: Any) -> tuple[Any, Any]:
+        if isinstance(statement, Select | CompoundSelect):
+            if not params or isinstance(params, dict):
+                statement = statement.options(*_SELECT_CRITERIA)
+                params = {**(params or {}), _PARAMETER: self.tenant_id}
+        elif isinstance(statement, Update | Delete):
+            statement = statement.options(*_change_criteria(self.tenant_id))
+        return statement, params
 
     # get_one() and AsyncSession's methods of both names come here as well.
     def get(self, entity: Any, ident: Any, **options: Any) -> Any:
@@ -60,65 +133,127 @@ class _TenantSyncSession(Session):
             return (self.tenant_id, ident)
         return ident
 
+    def merge(self, instance: Any, **options: Any) -> Any:
+        if isinstance(instance, TenantScoped):
+            self.require_own(instance)
+        return super().merge(instance, **options)
+
+    def require_own(self, instance: TenantScoped) -> None:
+        """Raise where ``instance`` belongs to another tenant.
+
+        Raises:
+            CrossTenantError: It does.
+        """
+        # Read from the dict: loading an expired attribute here would need a round trip.
+        tenant_id = instance.__dict__.get("tenant_id")
+        if tenant_id is not None and as_tenant_id(tenant_id) != self.tenant_id:
+            raise CrossTenantError(
+                f"This {type(instance).__name__} belongs to tenant {tenant_id}; the session is "
+                f"bound to {self.tenant_id}. Use a session of its tenant."
+            )
+
 
 class TenantSession(AsyncSession):
     """An `AsyncSession` bound to one tenant for its whole life.
 
     Every transaction starts by binding the tenant in the database, where row security keeps the
     promise. The same condition is added to every ORM statement, for the planner's sake. ``get``
-    and ``get_one`` take the bare id of a row.
+    and ``get_one`` take the bare id of a row. ``commit`` and ``rollback`` give the connection
+    back; the next statement takes one again, with the tenant.
+
+    Get one from `tenantry.Database.tenant`.
     """
 
     sync_session_class = _TenantSyncSession
 
-    def __init__(self, *args: Any, tenant_id: UUID | str, **options: Any) -> None:
+    def __init__(
+        self, engine: AsyncEngine, *, tenant_id: UUID | str, read_only: bool = False
+    ) -> None:
         self.tenant_id = as_tenant_id(tenant_id)
-        super().__init__(*args, tenant_id=self.tenant_id, **options)
+        super().__init__(
+            engine, expire_on_commit=False, tenant_id=self.tenant_id, read_only=read_only
+        )
 
 
 class OperatorSession(AsyncSession):
     """An `AsyncSession` on connections that are ``tenantry_operator``'s: it sees all tenants."""
+
+    sync_session_class = _BlockSession
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        super().__init__(engine, expire_on_commit=False)
+
+
+SessionT = TypeVar("SessionT", TenantSession, OperatorSession)
+
+
+class SessionBlock(Generic[SessionT]):
+    """``async with`` around a session: commit at its end, roll back on an exception, then close.
+
+    Other than in SQLAlchemy's own block, the session may commit and go on within it.
+    """
+
+    __slots__ = ("_session",)
+
+    def __init__(self, session: SessionT) -> None:
+        self._session: SessionT = session
+
+    async def __aenter__(self) -> SessionT:
+        return self._session
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        session = self._session
+        inner = cast("_BlockSession", session.sync_session)
+        try:
+            if kind is None:
+                await session.commit()
+        finally:
+            inner.ended = True
+            if inner.in_transaction():
+                # As a task of its own: where this one is cancelled, it still comes to its end.
+                await asyncio.shield(asyncio.create_task(session.close()))
+            else:
+                inner.close()
 
 
 @event.listens_for(_TenantSyncSession, "after_begin")
 def _bind_tenant(
     session: _TenantSyncSession, transaction: SessionTransaction, connection: Connection
 ) -> None:
-    # A statement, not set_config(): a distributed PostgreSQL carries only the statement to its
-    # nodes. LOCAL, so that a pooled connection cannot keep it. The value is a UUID's own text.
-    if not transaction.nested:
-        connection.exec_driver_sql(f"SET LOCAL tenantry.tenant_id = '{session.tenant_id}'")
-
-
-@event.listens_for(_TenantSyncSession, "do_orm_execute")
-def _add_tenant_condition(state: ORMExecuteState) -> None:
-    if state.is_column_load or not (state.is_select or state.is_update or state.is_delete):
+    if transaction.nested:
         return
-    tenant_id = cast("_TenantSyncSession", state.session).tenant_id
-    state.statement = state.statement.options(*_tenant_criteria(tenant_id))
-
-
-def _tenant_criteria(tenant_id: UUID) -> tuple[ORMOption, ...]:
-    return (
-        with_loader_criteria(
-            TenantScoped, lambda model: model.tenant_id == tenant_id, include_aliases=True
-        ),
-        with_loader_criteria(Tenant, lambda model: model.id == tenant_id, include_aliases=True),
-    )
+    driver = connection.connection.driver_connection
+    if not isinstance(driver, BoundConnection):
+        raise SessionUseError("This engine cannot bind a tenant. Open sessions with db.tenant().")
+    if connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT":
+        raise SessionUseError(
+            "A tenant is bound to a transaction, and with AUTOCOMMIT there is none. Leave the "
+            "isolation level out, or choose another."
+        )
+    driver.opening = session.opening
 
 
 @event.listens_for(_TenantSyncSession, "before_attach")
 def _own_object(session: _TenantSyncSession, instance: object) -> None:
-    if isinstance(instance, TenantScoped):
-        # Read from the dict: loading an expired attribute here would need a round trip.
-        tenant_id = instance.__dict__.get("tenant_id")
-        if tenant_id is None and not _has_identity(instance):
-            instance.tenant_id = session.tenant_id
-        elif tenant_id is not None and as_tenant_id(tenant_id) != session.tenant_id:
-            raise CrossTenantError(
-                f"This {type(instance).__name__} belongs to tenant {tenant_id}; the session is "
-                f"bound to {session.tenant_id}. Use a session of its tenant."
-            )
+    if not isinstance(instance, TenantScoped):
+        return
+    if instance.__dict__.get("tenant_id") is None and not _has_identity(instance):
+        instance.tenant_id = session.tenant_id
+    session.require_own(instance)
+
+
+@event.listens_for(_TenantSyncSession, "before_flush")
+def _own_objects(session: _TenantSyncSession, context: object, instances: object) -> None:
+    # A tenant that was assigned after the object was added.
+    del context, instances
+    for instance in (*session.new, *session.dirty):
+        if isinstance(instance, TenantScoped):
+            session.require_own(instance)
 
 
 def _has_identity(instance: object) -> bool:
