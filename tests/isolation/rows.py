@@ -24,7 +24,7 @@ BY_TYPE: dict[str, tuple[Make, ...]] = {
     "bigint": (str,),
     "boolean": (lambda n: "true", lambda n: "false"),
     "bytea": (lambda n: f"\\x{n:064x}",),
-    "character varying": (lambda n: f"x{n}", lambda n: f"x{n}@example.com"),
+    "character varying": (lambda n: f"word{n:05}", lambda n: f"word{n:05}@example.com"),
     "date": (lambda n: "2026-01-01", lambda n: "2027-01-01"),
     "double precision": (str,),
     "inet": (lambda n: f"10.0.{n // 256}.{n % 256}",),
@@ -35,7 +35,7 @@ BY_TYPE: dict[str, tuple[Make, ...]] = {
     "numeric": (str, lambda n: f"0.{n % 100:02}"),
     "real": (str,),
     "smallint": (str,),
-    "text": (lambda n: f"x{n}", lambda n: f"x{n}@example.com"),
+    "text": (lambda n: f"word{n:05}", lambda n: f"word{n:05}@example.com"),
     "timestamp with time zone": (
         lambda n: f"2026-01-01 00:00:00.{n:06}+00",
         lambda n: f"2027-01-01 00:00:00.{n:06}+00",
