@@ -22,6 +22,7 @@ from tenantry.ops.development import bring_up, bring_up_migrated
 from tenantry.settings import ADMIN_URL, Settings
 
 __all__ = [
+    "THEME",
     "Json",
     "Migrations",
     "Models",
@@ -36,12 +37,12 @@ __all__ = [
     "step",
 ]
 
-_THEME = Theme({"ok": "green", "wall": "bold red", "name": "cyan", "quiet": "dim"})
+THEME = Theme({"ok": "green", "wall": "bold red", "name": "cyan", "quiet": "dim"})
 
-out = Console(theme=_THEME, highlight=False, soft_wrap=True)
+out = Console(theme=THEME, highlight=False, soft_wrap=True)
 """Results: what another program may read."""
 
-err = Console(theme=_THEME, highlight=False, stderr=True, soft_wrap=True)
+err = Console(theme=THEME, highlight=False, stderr=True, soft_wrap=True)
 """Progress and errors."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]

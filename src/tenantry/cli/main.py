@@ -11,8 +11,10 @@ from rich.text import Text
 
 from tenantry import __version__
 from tenantry.cli import db, knowledge, tenant
+from tenantry.cli.audit import audit
 from tenantry.cli.console import err, out
 from tenantry.cli.demo import demo
+from tenantry.cli.doctor import doctor
 from tenantry.errors import TenantryError
 
 __all__ = ["app", "main"]
@@ -26,6 +28,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.command()(demo)
+app.command()(audit)
+app.command()(doctor)
 app.add_typer(db.app, name="db")
 app.add_typer(tenant.app, name="tenant")
 app.add_typer(knowledge.app, name="knowledge")
