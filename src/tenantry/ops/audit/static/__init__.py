@@ -1,0 +1,1 @@
+"""The static part: what the catalog says, without trying anything."""

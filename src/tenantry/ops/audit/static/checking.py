@@ -1,0 +1,83 @@
+"""All checks of the static part, in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from sqlalchemy import Connection
+
+from tenantry.ops.audit.report import Finding
+from tenantry.ops.audit.scope import Scope
+from tenantry.ops.audit.static import (
+    keys,
+    privileges,
+    references,
+    roles,
+    routines,
+    surfaces,
+    walls,
+)
+from tenantry.ops.audit.static.ground import Ground
+from tenantry.ops.audit.static.snapshot import read_snapshot
+
+__all__ = ["CHECKS", "findings_on", "read_ground", "static_findings"]
+
+CHECKS: Final[tuple[Callable[[Ground], Iterator[Finding]], ...]] = (
+    walls.row_security,
+    walls.policies,
+    walls.undeclared_tables,
+    keys.primary_keys,
+    keys.indexes,
+    keys.exclusions,
+    keys.tenant_columns,
+    references.foreign_keys,
+    references.missing_foreign_keys,
+    privileges.on_tables,
+    privileges.owners,
+    privileges.sequences,
+    privileges.materialized_views,
+    privileges.defaults,
+    privileges.system_catalog,
+    roles.attributes,
+    roles.memberships,
+    roles.settings,
+    routines.definers,
+    routines.leakproof,
+    routines.our_functions,
+    routines.shadowing,
+    routines.tenant_function,
+    routines.untrusted,
+    surfaces.views,
+    surfaces.on_tables,
+    surfaces.children,
+    surfaces.publications,
+    surfaces.schemas,
+    surfaces.strangers,
+    surfaces.large_objects,
+)
+
+
+def read_ground(connection: Connection, scope: Scope) -> Ground:
+    """Read what the checks look at.
+
+    Args:
+        connection: With ``search_path`` set to ``pg_catalog``.
+        scope: What the audit is about.
+    """
+    return Ground(read_snapshot(connection, tenant_setting=scope.tenant_setting), scope)
+
+
+def findings_on(ground: Ground) -> list[Finding]:
+    """Return what is wrong, in order, each once."""
+    return sorted({finding for check in CHECKS for finding in check(ground)})
+
+
+def static_findings(connection: Connection, scope: Scope) -> list[Finding]:
+    """Return what the catalog says is wrong; the number of queries is always the same.
+
+    Args:
+        connection: With ``search_path`` set to ``pg_catalog``. Its transaction may be READ ONLY.
+        scope: What the audit is about.
+    """
+    return findings_on(read_ground(connection, scope))

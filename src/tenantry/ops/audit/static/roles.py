@@ -1,0 +1,213 @@
+"""Checks of roles: nobody whom policies do not bind is the application, or can become it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from tenantry.ops.audit.report import Finding
+from tenantry.ops.audit.static import mending
+from tenantry.ops.audit.static.ground import ABOVE, POWERFUL, Ground
+from tenantry.ops.audit.static.snapshot import Membership, Role
+from tenantry.schema.row_security import OWNER_ROLE
+from tenantry.tenancy.catalog import quote
+
+__all__ = ["attributes", "memberships", "settings"]
+
+_ATTRIBUTES: Final = (
+    ("superuser", "SUPERUSER", "a superuser is asked for no policy and no grant"),
+    ("bypasses", "BYPASSRLS", "no policy is asked for it"),
+    ("creates_roles", "CREATEROLE", "it can make itself a member of others"),
+    ("replicates", "REPLICATION", "it can copy the whole server"),
+    ("creates_databases", "CREATEDB", "it can copy this database where it is the template"),
+)
+
+
+def held_attributes(role: Role) -> list[str]:
+    """Return the attributes of ``role`` that go past row security, as ALTER ROLE calls them."""
+    return [word for name, word, _ in _ATTRIBUTES if getattr(role, name)]
+
+
+def attributes(ground: Ground) -> Iterator[Finding]:
+    """No role of the application, and none of ours, has an attribute that opens walls."""
+    ours = set(ABOVE) if ground.scope.is_ours else set()
+    for name in sorted({*ground.reach, *ours, *ground.connecting}):
+        role = ground.snapshot.roles.get(name)
+        if role is None:
+            continue
+        excess = held_attributes(role)
+        if name not in ground.reach and name not in ours:
+            excess = [each for each in excess if each != "CREATEDB"]
+        if name == OWNER_ROLE or name not in ours:
+            whys = [why for _, word, why in _ATTRIBUTES if word in excess]
+        else:
+            whys = ["it is to see rows by policies alone"]
+        if excess:
+            yield Finding(
+                f"role {name}",
+                "role-bypasses",
+                f"Role {name} has {', '.join(excess)}{_relation(ground, name)}.",
+                f"{'; '.join(whys)}.".capitalize(),
+                f"ALTER ROLE {quote(name)} {' '.join('NO' + each for each in excess)};",
+            )
+        if role.logs_in and name in ours:
+            yield Finding(
+                f"role {name}",
+                "role-logs-in",
+                f"Role {name} may log in.",
+                "It sees more than one tenant, or owns the walls. It is to be become, on purpose, "
+                "and not to be a password that an application holds.",
+                f"ALTER ROLE {quote(name)} NOLOGIN;",
+            )
+
+
+def _relation(ground: Ground, name: str) -> str:
+    app = ground.scope.app_role
+    if name == app:
+        return ""
+    if name in ground.reach:
+        return f", and {app} can become it"
+    return f", and it has the rights of {app}" if name in ground.connecting else ""
+
+
+def memberships(ground: Ground) -> Iterator[Finding]:
+    """The application is a member of nothing that sees more, directly or through others."""
+    ours = {*ABOVE, ground.scope.app_role} if ground.scope.is_ours else set()
+    for each in ground.snapshot.memberships:
+        if each.member in ground.reach or each.member in ours:
+            why = _reason(ground, each.role)
+            if why is None and not ground.scope.is_ours:
+                continue
+            why = why or "It is not declared, and what the role may do nobody has looked at."
+        elif each.member in ground.connecting and each.role != ground.scope.app_role:
+            why = _reason(ground, each.role)
+            if why is None:
+                continue
+        else:
+            continue
+        yield _membership(each, why)
+
+
+def _reason(ground: Ground, role: str) -> str | None:
+    reached = sorted(ground.above(role))
+    for name in reached:
+        if name in POWERFUL:
+            return f"A member of {name} {POWERFUL[name]}; no policy is asked for that."
+    for name in reached:
+        if ground.scope.is_ours and name in ABOVE:
+            return f"{name} sees more than one tenant, or owns the walls."
+        found = ground.snapshot.roles.get(name)
+        if found and held_attributes(found):
+            return f"{name} has {', '.join(held_attributes(found))}: no policy binds it."
+        if any(each.owner == name for each in ground.tenant_tables):
+            return f"{name} owns tables with tenants' rows, and may switch their walls off."
+    return None
+
+
+def _membership(each: Membership, why: str) -> Finding:
+    admin = " WITH ADMIN OPTION" if each.admin else ""
+    grantor = f" GRANTED BY {quote(each.grantor)}"
+    return Finding(
+        f"role {each.member}",
+        "role-membership",
+        f"Role {each.member} is a member of {each.role}{admin}.",
+        why,
+        f"REVOKE {quote(each.role)} FROM {quote(each.member)}{grantor} CASCADE;",
+    )
+
+
+_ALWAYS: Final = {
+    "role": "Every connection becomes that role, whoever logs in.",
+    "row_security": "Policies are not applied as they are meant to be.",
+    "session_replication_role": "As a replica the server checks no foreign key and runs no trigger.",
+    "lo_compat_privileges": "Every role reads and writes every large object.",
+}
+_PATH: Final = "Names are looked up elsewhere first: tables and functions can be shadowed."
+_TENANT: Final = (
+    "Every connection starts with a tenant, so a request that forgot to bind its own reads and "
+    "writes that one's rows."
+)
+
+
+def settings(ground: Ground) -> Iterator[Finding]:
+    """No setting of a role or the database binds a tenant or changes what policies mean."""
+    tenant = ground.scope.tenant_setting
+    prefix = "tenantry." if ground.scope.is_ours else f"{tenant}"
+    database = ground.snapshot.database.name
+    for each in ground.snapshot.settings:
+        why = _ALWAYS.get(each.name)
+        if tenant and each.name.startswith(prefix):
+            why = _TENANT
+        elif each.name == "search_path" and _is_bent(ground, each.value):
+            why = _PATH
+        elif (
+            each.name == "lo_compat_privileges" and each.value in {"off", "false", "0", "no"}
+        ) or (each.name == "row_security" and each.value in {"on", "true", "1", "yes"}):
+            why = None
+        if why is None:
+            continue
+        subject = f"role {each.role}" if each.role else f"database {quote(database)}"
+        if each.role:
+            inside = f" IN DATABASE {quote(database)}" if each.in_database else ""
+            mend = f"ALTER ROLE {quote(each.role)}{inside} RESET {each.name};"
+        else:
+            mend = f"ALTER DATABASE {quote(database)} RESET {each.name};"
+        yield Finding(
+            subject,
+            "setting-tenant" if why is _TENANT else "setting",
+            f"{subject[0].upper()}{subject[1:]} sets {each.name} to {each.value}.",
+            why,
+            mend,
+        )
+    yield from _bound(ground)
+    if ground.scope.is_ours and not _scans_on(ground):
+        yield Finding(
+            f"database {quote(database)}",
+            "vector-scan",
+            "hnsw.iterative_scan is not set for the database.",
+            "A vector index returns the nearest rows of all tenants, and the policy filters them: "
+            "one tenant's documents push another's out of its results.",
+            f"ALTER DATABASE {quote(database)} SET hnsw.iterative_scan = strict_order;",
+        )
+
+
+def _is_bent(ground: Ground, value: str) -> bool:
+    if ground.scope.is_ours:
+        return value.replace(" ", "").replace('"', "") not in {"$user,public", "public"}
+    writable = {
+        each.name
+        for each in ground.snapshot.strangers
+        if each.kind == "schema" and each.privilege == "CREATE" and each.role in ground.everyone
+    }
+    named = {part.strip().strip('"') for part in value.split(",")}
+    return bool(named & writable)
+
+
+def _scans_on(ground: Ground) -> bool:
+    return any(
+        not each.role
+        and each.in_database
+        and each.name == "hnsw.iterative_scan"
+        and each.value in {"strict_order", "relaxed_order"}
+        for each in ground.snapshot.settings
+    )
+
+
+def _bound(ground: Ground) -> Iterator[Finding]:
+    tenant, database = ground.scope.tenant_setting, ground.snapshot.database
+    covered = any(each.name == tenant for each in ground.snapshot.settings)
+    if tenant is None or database.bound_tenant is None or covered:
+        return
+    yield Finding(
+        "server",
+        "setting-tenant",
+        f"A new connection has {tenant} set already.",
+        _TENANT,
+        f"-- From the server's configuration or the connection's own options.\n"
+        f"ALTER SYSTEM RESET {tenant};\nSELECT pg_reload_conf();\nRESET {tenant};",
+    )
+
+
+def revoked(roles: list[str], privilege: str, on: str) -> str:
+    """Return the REVOKE of one privilege from several roles."""
+    return mending.revoke(privilege, on, roles)

@@ -1,0 +1,295 @@
+"""Checks of functions: those that act for another role, those of ours, and those that shadow."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Final
+
+from tenantry.ops.audit.report import Finding
+from tenantry.ops.audit.static import mending
+from tenantry.ops.audit.static.expressions import parse, words
+from tenantry.ops.audit.static.ground import Ground
+from tenantry.ops.audit.static.policies import tenant_functions
+from tenantry.ops.audit.static.snapshot import Function
+from tenantry.schema.row_security import OWNER_ROLE
+from tenantry.tenancy.catalog import quote
+from tenantry.tenancy.functions import FUNCTIONS, SqlFunction
+
+__all__ = ["definers", "leakproof", "our_functions", "shadowing", "tenant_function", "untrusted"]
+
+_SAFE_PATH: Final = "SET search_path = pg_catalog, pg_temp"
+
+
+def _subject(function: Function) -> str:
+    return f"{function.kind.lower()} {function.signature}"
+
+
+def _who(function: Function, ground: Ground) -> list[str]:
+    """Return those of the application's roles that may execute ``function``."""
+    return sorted({each.rstrip("*") for each in function.executors} & ground.everyone)
+
+
+def _is_ours(ground: Ground, function: Function) -> bool:
+    return ground.scope.is_ours and function.schema == "tenantry"
+
+
+def definers(ground: Ground) -> Iterator[Finding]:
+    """A function that acts for its owner has a pinned path, and is not everyone's."""
+    for function in ground.snapshot.functions:
+        if not function.definer or function.extension:
+            continue
+        declared = _is_ours(ground, function) and any(
+            each.signature == function.signature for each in FUNCTIONS
+        )
+        if declared:
+            continue
+        problem = _path_problem(ground, function)
+        if problem:
+            yield Finding(
+                _subject(function),
+                "definer-path",
+                f"{function.signature} is SECURITY DEFINER, and {problem}.",
+                f"Whoever calls it can have it use a table or an operator of their own, with the "
+                f"rights of {function.owner}.",
+                f"ALTER {function.kind} {function.signature} {_SAFE_PATH};\n"
+                "-- Names in its body that are not qualified must be now.",
+            )
+        callers = _who(function, ground)
+        if "public" in callers or (callers and _acts_for_all(ground, function)):
+            yield Finding(
+                _subject(function),
+                "definer-open",
+                f"{', '.join(callers).replace('public', 'PUBLIC')} may execute "
+                f"{function.signature}, which acts as {function.owner}.",
+                "It does what its owner may, and no policy asks which tenant called it.",
+                _close(function, callers),
+            )
+
+
+def _close(function: Function, callers: list[str]) -> str:
+    return mending.revoke("EXECUTE", f"{function.kind} {function.signature}", callers)
+
+
+def _acts_for_all(ground: Ground, function: Function) -> bool:
+    if ground.sees_everything(function.owner):
+        return True
+    return any(not table.forced and table.owner == function.owner for table in ground.tenant_tables)
+
+
+def _path_problem(ground: Ground, function: Function) -> str | None:
+    setting = next((each for each in function.config if each.startswith("search_path=")), None)
+    if setting is None:
+        return "its search_path is the caller's"
+    path = [part.strip().strip('"') for part in setting.partition("=")[2].split(",")]
+    path = [part for part in path if part]
+    if "$user" in path:
+        return "its search_path depends on who calls it"
+    if "pg_temp" in path[:-1]:
+        return "its search_path looks at temporary tables first"
+    writable = {
+        each.name
+        for each in ground.snapshot.strangers
+        if each.kind == "schema" and each.privilege == "CREATE" and each.role in ground.everyone
+    }
+    if open_ := sorted(writable & set(path)):
+        return f"its search_path has {open_[0]}, in which the caller may create"
+    if "pg_temp" not in path and set(path) - {"pg_catalog"} and _may_create_temporary(ground):
+        return "its search_path does not put pg_temp last, so temporary tables come first"
+    return None
+
+
+def _may_create_temporary(ground: Ground) -> bool:
+    return any(
+        each.kind == "database" and each.privilege == "TEMPORARY" and each.role in ground.everyone
+        for each in ground.snapshot.strangers
+    )
+
+
+def leakproof(ground: Ground) -> Iterator[Finding]:
+    """No function is called leakproof that PostgreSQL did not come with as such."""
+    for function in ground.snapshot.functions:
+        if function.leakproof:
+            yield Finding(
+                _subject(function),
+                "function-leakproof",
+                f"{function.signature} is marked LEAKPROOF.",
+                "PostgreSQL then calls it before the policy, with rows of every tenant: what it "
+                "says in an error, or how long it takes, is about all of them.",
+                f"ALTER {function.kind} {function.signature} NOT LEAKPROOF;",
+            )
+
+
+def untrusted(ground: Ground) -> Iterator[Finding]:
+    """The application calls nothing that runs outside of the database or reaches other servers."""
+    for function in ground.snapshot.functions:
+        callers = _who(function, ground)
+        if not callers or function.schema == "pg_catalog":
+            continue
+        if function.extension in {"dblink", "adminpack", "pageinspect", "pg_read_file"}:
+            what = f"is of the extension {function.extension}"
+        elif function.extension is None and not function.trusted:
+            what = f"is written in {function.language}, which is not trusted"
+        else:
+            continue
+        yield Finding(
+            _subject(function),
+            "function-outside",
+            f"{', '.join(callers).replace('public', 'PUBLIC')} may execute {function.signature}, "
+            f"which {what}.",
+            "It reaches files, programs or other servers as the server itself; no policy is "
+            "asked there.",
+            _close(function, callers),
+        )
+
+
+def shadowing(ground: Ground) -> Iterator[Finding]:
+    """No function, operator or cast takes the place of one of PostgreSQL's own."""
+    for function in ground.snapshot.functions:
+        if function.shadows and function.extension is None and function.schema != "pg_catalog":
+            name = quote(f"{function.name}_aside"[:63])
+            yield Finding(
+                _subject(function),
+                "function-shadows",
+                f"{function.signature} has the name of a function of PostgreSQL's.",
+                "Where its argument types fit better it is called instead, in every query that "
+                "finds it on its path, and sees what was meant for the other.",
+                f"ALTER {function.kind} {function.signature} RENAME TO {name};",
+            )
+    for operator in ground.snapshot.operators:
+        yield Finding(
+            f"{operator.kind} {operator.name}",
+            f"{operator.kind}-shadows",
+            f"The {operator.kind} {operator.name} is for types of PostgreSQL's own.",
+            "It changes what a comparison means: an = that is always true lets every row through.",
+            f"DROP {operator.kind.upper()} {operator.name};",
+        )
+
+
+def tenant_function(ground: Ground) -> Iterator[Finding]:
+    """The function that tells the tenant is one the planner can look into, and only reads."""
+    for function in tenant_functions(ground):
+        if ground.scope.is_ours or function.volatility != "v":
+            continue
+        if not any(function.signature in (each or "") for each in _expressions(ground)):
+            continue
+        yield Finding(
+            _subject(function),
+            "tenant-function",
+            f"{function.signature}, which policies call, is VOLATILE.",
+            "It is called for every row and no index can be used with it, so somebody will take "
+            "it out of a policy.",
+            f"ALTER {function.kind} {function.signature} STABLE;",
+        )
+
+
+def _expressions(ground: Ground) -> Iterator[str | None]:
+    for table in ground.snapshot.tables:
+        for policy in table.policies:
+            yield policy.using
+            yield policy.check
+
+
+def our_functions(ground: Ground) -> Iterator[Finding]:
+    """The functions in schema ``tenantry`` are ours, and as we made them."""
+    if not ground.scope.is_ours:
+        return
+    found = {each.signature: each for each in ground.snapshot.functions if _is_ours(ground, each)}
+    for declared in FUNCTIONS:
+        actual = found.pop(declared.signature, None)
+        difference = _difference(declared, actual) if actual else "is missing"
+        if difference:
+            yield Finding(
+                f"function {declared.signature}",
+                "function-differs" if actual else "function-missing",
+                f"{declared.signature} {difference}.",
+                "Every policy rests on these functions: one that answers otherwise moves every "
+                "wall at once.",
+                _restore(declared, actual),
+            )
+    for signature, function in sorted(found.items()):
+        yield Finding(
+            _subject(function),
+            "function-undeclared",
+            f"{signature} is in schema tenantry, and not tenantry's.",
+            "The schema holds what the walls are made of, and everybody may look into it.",
+            f"DROP {function.kind} {signature};",
+        )
+
+
+def _restore(declared: SqlFunction, actual: Function | None) -> str:
+    owner = f"ALTER FUNCTION {declared.signature} OWNER TO {_owner(declared)};"
+    extra = []
+    if actual is not None:
+        allowed = _executors(declared)
+        extra = sorted({each.rstrip("*") for each in actual.executors} - allowed)
+        passed_on = sorted(each.rstrip("*") for each in actual.executors if each.endswith("*"))
+        extra += [each for each in passed_on if each not in extra]
+    revoke = f"REVOKE ALL ON FUNCTION {declared.signature} FROM {mending.names(extra)} CASCADE;"
+    body = re.sub(r"^--.*\n", "", declared.sql, flags=re.MULTILINE).strip()
+    return mending.lines([revoke if extra else "", body, owner])
+
+
+_OPTION: Final = re.compile(
+    r"\bGRANT\s+EXECUTE\s+ON\s+FUNCTION\s+[^;]*?\bTO\s+([^;]+);", re.IGNORECASE
+)
+_OWNER: Final = re.compile(r"\bOWNER\s+TO\s+(\w+)", re.IGNORECASE)
+_DOLLARS: Final = re.compile(r"\$(\w*)\$(.*?)\$\1\$", re.DOTALL)
+_RETURN: Final = re.compile(r"\bRETURN\b(.*?);", re.IGNORECASE | re.DOTALL)
+_PATH: Final = re.compile(
+    r"\bSET\s+search_path\s*(?:=|TO)\s*([\w\s,'\"$]+?)(?=\s+(?:AS|RETURN|BEGIN|SET)\b)",
+    re.IGNORECASE,
+)
+
+
+def _executors(declared: SqlFunction) -> set[str]:
+    return {role.strip() for listed in _OPTION.findall(declared.sql) for role in listed.split(",")}
+
+
+def _owner(declared: SqlFunction) -> str:
+    found = _OWNER.search(declared.sql)
+    return found.group(1) if found else OWNER_ROLE
+
+
+def _difference(declared: SqlFunction, actual: Function) -> str | None:
+    # Compared with the text of its file: to let PostgreSQL print the declared function would take
+    # creating one, and an audit changes nothing.
+    sql = re.sub(r"^\s*--.*$", "", declared.sql, flags=re.MULTILINE)
+    upper = " ".join(_DOLLARS.sub("", sql).upper().split())
+    volatility = {"IMMUTABLE": "i", "STABLE": "s"}
+    wanted = next((v for k, v in volatility.items() if re.search(rf"\b{k}\b", upper)), "v")
+    parallel = {"PARALLEL SAFE": "s", "PARALLEL RESTRICTED": "r"}
+    path = _PATH.search(sql)
+    given = next((each for each in actual.config if each.startswith("search_path=")), "")
+    answers = {
+        "has another owner": actual.owner != _owner(declared),
+        "is LEAKPROOF": actual.leakproof,
+        "has another volatility": actual.volatility != wanted,
+        "is not parallel safe as declared": actual.parallel
+        != next((v for k, v in parallel.items() if k in upper), "u"),
+        "is SECURITY DEFINER or not, against what is declared": actual.definer
+        != ("SECURITY DEFINER" in upper),
+        "has settings of its own": _path(path.group(1) if path else "") != _path(given[12:])
+        or len(actual.config) > bool(path),
+        "may be executed by others": set(actual.executors) != _executors(declared),
+        "has another body": not _same_body(sql, actual),
+    }
+    return next((text for text, differs in answers.items() if differs), None)
+
+
+def _path(value: str) -> list[str]:
+    return [part.strip().strip("'\"") for part in value.split(",") if part.strip()]
+
+
+def _same_body(sql: str, actual: Function) -> bool:
+    dollars = _DOLLARS.search(sql)
+    if dollars:
+        return not actual.is_bound and dollars.group(2) == actual.body
+    returned = _RETURN.search(sql)
+    if returned and re.search(r"\bBEGIN\s+ATOMIC\b", sql, re.IGNORECASE) is None:
+        return actual.is_bound and parse(returned.group(1)) == parse(
+            re.sub(r"^\s*RETURN\b", "", actual.body)
+        )
+    # A body of statements is printed in words of PostgreSQL's own; only those in quotes stay.
+    quoted = {word for word in words(sql) if word.startswith("'")}
+    return actual.is_bound and {w for w in words(actual.body) if w.startswith("'")} == quoted
