@@ -1,0 +1,185 @@
+"""Asking PostgreSQL in a transaction that is always rolled back, and comparing what it answers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import asyncpg
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from tenantry.errors import DatabaseUnavailableError, PrivilegeError
+from tenantry.ops.audit.attempts.shapes import identifier
+from tenantry.ops.audit.attempts.values import literal
+
+__all__ = ["Answer", "Asker", "rolled_back"]
+
+# Short on production: whoever waits for us waits no longer than this.
+_BEGIN: Final = """
+    BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
+    SET LOCAL lock_timeout = '2s';
+    SET LOCAL statement_timeout = '5s';
+    SET LOCAL idle_in_transaction_session_timeout = '30s';
+    SET LOCAL standard_conforming_strings = on;
+    SET LOCAL row_security = on;
+    SET CONSTRAINTS ALL IMMEDIATE;
+"""
+
+# The functions of PostgreSQL that refuse a row by policy; a missing privilege is refused elsewhere.
+_ROW_SECURITY: Final = "ExecWithCheckOptions"
+_BACK: Final = "ROLLBACK TO SAVEPOINT tenantry_audit;"
+# There is no transaction any more, or none that goes on.
+_LOST: Final = ("08", "25", "3B", "57P")
+# Timeouts, deadlocks, lack of space; and statements that this table or server does not know.
+_NO_ANSWER: Final = ("0A", "40", "42", "53", "54", "55", "57", "58", "XX")
+# A missing privilege, a row that is refused; a setting that the policy wants and that is missing.
+_REFUSALS: Final = frozenset({"42501", "42704"})
+_QUOTED: Final = re.compile(r"=\(.*\)|contains \(.*\)|: \".*\"", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What PostgreSQL says to a statement, without a value of any row.
+
+    Args:
+        state: SQLSTATE, empty if it was accepted.
+        rows: How many rows it touched or returned.
+        constraint: Which constraint refused.
+        shape: The message and its detail without values.
+        by_policy: Row security refused it.
+    """
+
+    state: str = ""
+    rows: int = 0
+    constraint: str = ""
+    shape: str = ""
+    by_policy: bool = False
+
+    @property
+    def accepted(self) -> bool:
+        """Whether it was done, be it to no row."""
+        return not self.state
+
+    @property
+    def touched(self) -> bool:
+        """Whether it was done to a row."""
+        return not self.state and self.rows > 0
+
+    @property
+    def says_nothing(self) -> bool:
+        """Whether it failed for a reason that says nothing about tenants, such as a timeout."""
+        return self.state.startswith(_NO_ANSWER) and self.state not in _REFUSALS
+
+    @property
+    def past_policy(self) -> bool:
+        """Whether only a constraint refused the row: PostgreSQL asks it after the policies.
+
+        Without a constraint's name, 23514 says that no partition takes the row; that is asked
+        before.
+        """
+        return self.state.startswith("23") and (self.state != "23514" or bool(self.constraint))
+
+    def __str__(self) -> str:
+        if self.accepted:
+            return f"{self.rows} {'row' if self.rows == 1 else 'rows'}"
+        if self.by_policy:
+            return "refused by row security"
+        return f"refused with SQLSTATE {self.state}" + (
+            f" by {self.constraint}" if self.constraint else ""
+        )
+
+
+@asynccontextmanager
+async def rolled_back(
+    connection: AsyncConnection, driver: asyncpg.Connection
+) -> AsyncIterator[None]:
+    """A transaction of which nothing stays, whatever happens in it.
+
+    If it cannot be rolled back, the connection is thrown away: the server then does it.
+    """
+    try:
+        await driver.execute(_BEGIN)
+        yield
+    finally:
+        try:
+            await driver.execute("ROLLBACK")
+        except BaseException:
+            await connection.invalidate()
+            raise
+
+
+class Asker:
+    """Puts statements to PostgreSQL, each from the same savepoint, in one round trip.
+
+    They hold their values as literals: what the driver sends without parameters may be several
+    statements at once. All of the values are made up here or stand in the catalog.
+    """
+
+    def __init__(self, driver: asyncpg.Connection, *, setting: str, role: str) -> None:
+        self._driver = driver
+        self._role = role
+        self._setting = ".".join(identifier(part) for part in setting.split("."))
+
+    async def begin(self, *, tenant: str | None) -> None:
+        """Become the application's role and bind ``tenant``, to see that both can be done.
+
+        Later, a refusal of either would look like that of a statement.
+
+        Raises:
+            PrivilegeError: One cannot be done.
+        """
+        await self._driver.execute("SAVEPOINT tenantry_audit")
+        try:
+            await self._driver.execute(self._script("SELECT 1", self._role, tenant))
+        except asyncpg.PostgresError as error:
+            raise PrivilegeError(
+                f"Nothing can be tried as {self._role} with {self._setting} set: PostgreSQL "
+                f"answers with SQLSTATE {error.sqlstate}."
+            ) from error
+
+    async def ask(
+        self, statement: str, *, role: str | None = None, tenant: str | None = None
+    ) -> Answer:
+        """Run ``statement`` and undo what was run since the savepoint first.
+
+        Args:
+            statement: One statement.
+            role: As whom; the application by default.
+            tenant: Whom to bind; None leaves the setting alone.
+        """
+        try:
+            tag = await self._driver.execute(self._script(statement, role or self._role, tenant))
+        except asyncpg.PostgresError as error:
+            if (error.sqlstate or "").startswith(_LOST):
+                raise DatabaseUnavailableError(
+                    f"PostgreSQL ended the transaction (SQLSTATE {error.sqlstate}), so the audit "
+                    "cannot go on. Nothing was changed. Run it again."
+                ) from error
+            return _refusal(error)
+        count = tag.rpartition(" ")[2]
+        return Answer(rows=int(count) if count.isdigit() else 0)
+
+    async def keep(
+        self, statement: str, *, role: str | None = None, tenant: str | None = None
+    ) -> Answer:
+        """The same, and if it was accepted, what follows starts from there."""
+        return await self.ask(f"{statement}; SAVEPOINT tenantry_audit", role=role, tenant=tenant)
+
+    def _script(self, statement: str, role: str, tenant: str | None) -> str:
+        # Both settings end with the savepoint. As a literal, no name is the keyword NONE.
+        bound = "" if tenant is None else f"SET LOCAL {self._setting} = {literal(tenant)};"
+        return f"{_BACK} SET LOCAL ROLE {literal(role)}; {bound} {statement}"
+
+
+def _refusal(error: asyncpg.PostgresError) -> Answer:
+    told = error.as_dict()
+    shape = " ".join(str(told.get(part) or "") for part in ("message", "detail", "table_name"))
+    return Answer(
+        state=error.sqlstate or "XX000",
+        constraint=str(told.get("constraint_name") or ""),
+        shape=_QUOTED.sub("", shape),
+        by_policy=error.sqlstate == "42501" and told.get("server_source_function") == _ROW_SECURITY,
+    )
