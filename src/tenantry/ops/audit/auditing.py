@@ -14,7 +14,7 @@ from sqlalchemy.pool import NullPool
 
 from tenantry.ops.audit.report import Attempt, AuditReport, Finding
 from tenantry.ops.audit.scope import Scope, read_scope
-from tenantry.ops.audit.static.checking import findings_on, read_ground
+from tenantry.ops.audit.static.checking import findings_on, in_order, read_ground
 from tenantry.ops.audit.static.ground import Ground
 from tenantry.ops.project import Project
 from tenantry.tenancy.connecting import create_engine, where
@@ -72,7 +72,7 @@ async def audit(
 
                 tried, crossed = await try_crossings(connection, scope, tables)
                 attempts += tried
-                findings = sorted({*findings, *(_mended(each, findings) for each in crossed)})
+                findings = in_order([*findings, *(_mended(each, findings) for each in crossed)])
     finally:
         await engine.dispose()
     return AuditReport(

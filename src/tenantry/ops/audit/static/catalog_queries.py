@@ -1,8 +1,8 @@
 """The catalog queries of an audit: a fixed number of them, however many tables there are.
 
-Each column has the name of the field that it fills in `tenantry.ops.audit.static.snapshot`. They expect
-the search_path to be ``pg_catalog``, so that whatever PostgreSQL prints is qualified. PUBLIC is
-written ``public``, which no role can be called.
+Each column has the name of the field that it fills in `tenantry.ops.audit.static.snapshot`. They
+expect the search_path to be ``pg_catalog``, so that whatever PostgreSQL prints is qualified.
+PUBLIC is written ``public``, which no role can be called.
 """
 
 from __future__ import annotations

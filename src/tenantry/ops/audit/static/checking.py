@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from sqlalchemy import Connection
@@ -21,7 +21,7 @@ from tenantry.ops.audit.static import (
 from tenantry.ops.audit.static.ground import Ground
 from tenantry.ops.audit.static.snapshot import read_snapshot
 
-__all__ = ["CHECKS", "findings_on", "read_ground", "static_findings"]
+__all__ = ["CHECKS", "findings_on", "in_order", "read_ground", "static_findings"]
 
 CHECKS: Final[tuple[Callable[[Ground], Iterator[Finding]], ...]] = (
     walls.row_security,
@@ -70,7 +70,13 @@ def read_ground(connection: Connection, scope: Scope) -> Ground:
 
 def findings_on(ground: Ground) -> list[Finding]:
     """Return what is wrong, in order, each once."""
-    return sorted({finding for check in CHECKS for finding in check(ground)})
+    return in_order(finding for check in CHECKS for finding in check(ground))
+
+
+def in_order(findings: Iterable[Finding]) -> list[Finding]:
+    """Return ``findings`` each once, so that their SQL can be run from the first to the last."""
+    # After it the tables of a schema have another name.
+    return sorted(set(findings), key=lambda each: (each.check == "schema-shadows", each))
 
 
 def static_findings(connection: Connection, scope: Scope) -> list[Finding]:

@@ -110,6 +110,18 @@ class Ground:
             return key[0].columns[0]
         return "id" if "id" in relation.columns else None
 
+    @cached_property
+    def tenants(self) -> Relation | None:
+        """The table whose rows are the tenants."""
+        found = (each for each in self.snapshot.tables if each.name == self.scope.tenant_table)
+        return next(found, None)
+
+    @cached_property
+    def tenant_type(self) -> str | None:
+        """The type of the tenants' key."""
+        key = self.tenant_column(self.tenants) if self.tenants else None
+        return self.tenants.columns[key].type if self.tenants and key else None
+
     def is_shared(self, relation: Relation) -> bool:
         """Return whether the table was named as one that all tenants may read."""
         return is_shared(self.scope, schema=relation.schema, name=relation.relname)

@@ -193,11 +193,8 @@ def exclusions(ground: Ground) -> Iterator[Finding]:
 
 def tenant_columns(ground: Ground) -> Iterator[Finding]:
     """Every row says whose it is, in the tenants' own type, and by default the bound tenant's."""
-    tenants = next(
-        (each for each in ground.snapshot.tables if each.name == ground.scope.tenant_table), None
-    )
-    key = ground.tenant_column(tenants) if tenants else None
-    type_ = tenants.columns[key].type if tenants and key else None
+    tenants = ground.tenants
+    type_ = ground.tenant_type
     for table in ground.tenant_tables:
         name = ground.tenant_column(table)
         if name is None or ground.is_sheltered(table):
@@ -220,22 +217,11 @@ def tenant_columns(ground: Ground) -> Iterator[Finding]:
                 "tenant-type",
                 f"Column {name} of {table.name} is {column.type}; the tenants' key is {type_}.",
                 "It cannot be compared with the bound tenant as it is, nor refer to the tenants.",
-                _retype(ground, table, name, type_),
+                mending.wall(ground, table),
                 table.name,
             )
         if table is not tenants:
             yield from _default(ground, table, name)
-
-
-def _retype(ground: Ground, table: Relation, name: str, type_: str) -> str:
-    statements = [mending.drop_policy(table, each.name) for each in table.policies]
-    column = quote(name)
-    statements += [
-        mending.alter(table, f"ALTER COLUMN {column} DROP DEFAULT"),
-        mending.alter(table, f"ALTER COLUMN {column} TYPE {type_} USING {column}::text::{type_}"),
-        mending.wall(ground, table),
-    ]
-    return mending.lines(statements)
 
 
 def _default(ground: Ground, table: Relation, name: str) -> Iterator[Finding]:

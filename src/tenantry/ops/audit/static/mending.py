@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from tenantry.ops.audit.static.ground import Ground
@@ -21,8 +21,14 @@ __all__ = [
     "names",
     "policies",
     "revoke",
+    "schema_name",
     "wall",
 ]
+
+
+def schema_name(name: str) -> str:
+    """Return the name of a schema in SQL; `quote` would take ``public`` for the role."""
+    return name if name == "public" else quote(name)
 
 
 def names(identifiers: Iterable[str]) -> str:
@@ -89,9 +95,23 @@ def policies(ground: Ground, relation: Relation) -> tuple[Policy, ...]:
 
 def wall(ground: Ground, relation: Relation) -> str:
     """Return what gives ``relation`` its walls, whatever of them is there already."""
-    statements = [alter(relation, "ENABLE ROW LEVEL SECURITY", "FORCE ROW LEVEL SECURITY")]
+    statements = [*_retype(ground, relation)]
+    statements.append(alter(relation, "ENABLE ROW LEVEL SECURITY", "FORCE ROW LEVEL SECURITY"))
     statements += [create_policy(relation, each) for each in policies(ground, relation)]
     return lines(statements)
+
+
+def _retype(ground: Ground, relation: Relation) -> Iterator[str]:
+    """Return what gives the tenant column the type of the tenants' key; it takes the policies."""
+    name, type_ = ground.tenant_column(relation), ground.tenant_type
+    if name is None or type_ is None or relation.columns[name].type == type_:
+        return
+    column = quote(name)
+    found = [each.name for each in relation.policies]
+    found += [each.name for each in policies(ground, relation)]
+    yield from (drop_policy(relation, each) for each in found)
+    yield alter(relation, f"ALTER COLUMN {column} DROP DEFAULT")
+    yield alter(relation, f"ALTER COLUMN {column} TYPE {type_} USING {column}::text::{type_}")
 
 
 def exactly(ground: Ground, relations: Sequence[Relation], statements: Iterable[str]) -> str:
@@ -160,12 +180,12 @@ def _referable(target: Relation, columns: Sequence[str]) -> list[str]:
     if any(sorted(each) == sorted(columns) for each in keys):
         return []
     name = quote(f"{target.relname}_{'_'.join(columns)}_key"[:63])
+    # In a block, so that it can be run again.
     return [
-        # Nothing refers to it yet, or this key is already mended.
-        f"DO $$ BEGIN\n"
-        f"    ALTER TABLE {target.name} ADD CONSTRAINT {name} UNIQUE ({names(columns)});\n"
-        f"EXCEPTION WHEN duplicate_table THEN NULL;\n"
-        f"END $$;"
+        f"""DO $$ BEGIN
+    ALTER TABLE {target.name} ADD CONSTRAINT {name} UNIQUE ({names(columns)});
+EXCEPTION WHEN duplicate_table THEN NULL;
+END $$;"""
     ]
 
 

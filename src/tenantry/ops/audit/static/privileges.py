@@ -9,7 +9,11 @@ from typing import Final
 from tenantry.ops.audit.report import Finding
 from tenantry.ops.audit.static import mending
 from tenantry.ops.audit.static.ground import Ground
-from tenantry.ops.audit.static.snapshot import DefaultPrivilege, Privilege, Relation
+from tenantry.ops.audit.static.snapshot import (
+    DefaultPrivilege,
+    Privilege,
+    Relation,
+)
 from tenantry.schema.row_security import APP_ROLE, OPERATOR_ROLE, OWNER_ROLE
 from tenantry.tenancy.catalog import Held, held, quote
 
@@ -145,13 +149,16 @@ def owners(ground: Ground) -> Iterator[Finding]:
     """Nothing belongs to the application, and our tables belong to their owner."""
     wanted = OWNER_ROLE if ground.scope.is_ours else "CURRENT_USER"
     kinds = {"v": "VIEW", "m": "MATERIALIZED VIEW", "f": "FOREIGN TABLE", "S": "SEQUENCE"}
+    numbering = {
+        column.sequence for table in ground.snapshot.tables for column in table.columns.values()
+    }
     for relation in ground.snapshot.relations.values():
         ours = relation.key in ground.declared or relation.schema == "tenantry"
         differs = ground.scope.is_ours and ours and relation.owner != OWNER_ROLE
         if relation.owner not in ground.reach and not differs:
             continue
         kind = kinds.get(relation.kind, "TABLE")
-        if any(each.sequence == relation.name for each in _all_columns(ground)):
+        if relation.name in numbering:
             continue  # it goes with its table
         yield Finding(
             f"{kind.lower()} {relation.name}",
@@ -166,22 +173,17 @@ def owners(ground: Ground) -> Iterator[Finding]:
     yield from _owners_around(ground, wanted)
 
 
-def _all_columns(ground: Ground) -> Iterator[object]:
-    for table in ground.snapshot.tables:
-        yield from (each for each in table.columns.values() if each.sequence)
-
-
 def _owners_around(ground: Ground, wanted: str) -> Iterator[Finding]:
     why = "An owner may put anything there, change it, and grant it to anyone."
     for schema in ground.snapshot.schemas.values():
         differs = ground.scope.is_ours and schema.name == "tenantry" and schema.owner != OWNER_ROLE
         if schema.owner in ground.reach or differs:
             yield Finding(
-                f"schema {quote(schema.name)}",
+                f"schema {mending.schema_name(schema.name)}",
                 "owner-is-application" if schema.owner in ground.reach else "owner-differs",
                 f"{schema.owner} owns schema {schema.name}.",
                 why,
-                f"ALTER SCHEMA {quote(schema.name)} OWNER TO {wanted};",
+                f"ALTER SCHEMA {mending.schema_name(schema.name)} OWNER TO {wanted};",
             )
     database = ground.snapshot.database
     if database.owner in ground.reach:
@@ -271,7 +273,7 @@ def defaults(ground: Ground) -> Iterator[Finding]:
         if each.role in ground.everyone and each.kind != "T" and each.maker != each.role:
             grouped[each.maker, each.schema or "", each.kind, each.role].add(each.privilege)
     for (maker, schema, kind, role), privileges in sorted(grouped.items()):
-        where = f" IN SCHEMA {quote(schema)}" if schema else ""
+        where = f" IN SCHEMA {mending.schema_name(schema)}" if schema else ""
         yield _default_finding(
             maker,
             f"{_who(role)} gets {', '.join(sorted(privileges))} on {_KINDS[kind].lower()} that "

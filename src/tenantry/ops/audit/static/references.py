@@ -115,9 +115,7 @@ def missing_foreign_keys(ground: Ground) -> Iterator[Finding]:
 def _tenants(
     ground: Ground, table: Relation, tenant: str, found: set[tuple[tuple[str, ...], str]]
 ) -> Iterator[Finding]:
-    tenants = next(
-        (each for each in ground.snapshot.tables if each.name == ground.scope.tenant_table), None
-    )
+    tenants = ground.tenants
     key = ground.tenant_column(tenants) if tenants else None
     if tenants is None or table is tenants or key is None or ((tenant,), tenants.key) in found:
         return

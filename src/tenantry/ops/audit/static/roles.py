@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Final
 
 from tenantry.ops.audit.report import Finding
-from tenantry.ops.audit.static import mending
 from tenantry.ops.audit.static.ground import ABOVE, POWERFUL, Ground
 from tenantry.ops.audit.static.snapshot import Membership, Role
 from tenantry.schema.row_security import OWNER_ROLE
@@ -119,7 +118,7 @@ def _membership(each: Membership, why: str) -> Finding:
 _ALWAYS: Final = {
     "role": "Every connection becomes that role, whoever logs in.",
     "row_security": "Policies are not applied as they are meant to be.",
-    "session_replication_role": "As a replica the server checks no foreign key and runs no trigger.",
+    "session_replication_role": "As a replica it checks no foreign key and runs no trigger.",
     "lo_compat_privileges": "Every role reads and writes every large object.",
 }
 _PATH: Final = "Names are looked up elsewhere first: tables and functions can be shadowed."
@@ -206,8 +205,3 @@ def _bound(ground: Ground) -> Iterator[Finding]:
         f"-- From the server's configuration or the connection's own options.\n"
         f"ALTER SYSTEM RESET {tenant};\nSELECT pg_reload_conf();\nRESET {tenant};",
     )
-
-
-def revoked(roles: list[str], privilege: str, on: str) -> str:
-    """Return the REVOKE of one privilege from several roles."""
-    return mending.revoke(privilege, on, roles)

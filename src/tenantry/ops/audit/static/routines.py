@@ -227,7 +227,10 @@ def _restore(declared: SqlFunction, actual: Function | None) -> str:
         extra += [each for each in passed_on if each not in extra]
     revoke = f"REVOKE ALL ON FUNCTION {declared.signature} FROM {mending.names(extra)} CASCADE;"
     body = re.sub(r"^--.*\n", "", declared.sql, flags=re.MULTILINE).strip()
-    return mending.lines([revoke if extra else "", body, owner])
+    if actual is None:
+        return mending.lines([body, owner])
+    # First, because what a former owner could do without a grant is gone with the owner.
+    return mending.lines([owner, revoke if extra else "", body])
 
 
 _OPTION: Final = re.compile(

@@ -1,8 +1,8 @@
-"""Checks of what stands on tables and around them: views, rules, triggers, publications, servers."""
+"""Checks of what stands on tables and around them: views, rules, triggers, publications."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from tenantry.ops.audit.report import Finding
@@ -136,13 +136,12 @@ def publications(ground: Ground) -> Iterator[Finding]:
             mend = f"DROP PUBLICATION IF EXISTS {name};"
         else:
             schemas = sorted({each.schema for each in tables} & set(publication.schemas))
+            spaces = ", ".join(map(mending.schema_name, schemas))
             named = [each.name for each in tables if each.oid in publication.relations]
             mend = mending.lines(
                 [
                     f"ALTER PUBLICATION {name} DROP TABLE {', '.join(named)};" if named else "",
-                    f"ALTER PUBLICATION {name} DROP TABLES IN SCHEMA {mending.names(schemas)};"
-                    if schemas
-                    else "",
+                    f"ALTER PUBLICATION {name} DROP TABLES IN SCHEMA {spaces};" if schemas else "",
                 ]
             )
         shown = ", ".join(each.name for each in tables[:3])
@@ -155,71 +154,92 @@ def publications(ground: Ground) -> Iterator[Finding]:
         )
 
 
-_DATABASE: Final = {
+def strangers(ground: Ground) -> Iterator[Finding]:
+    """The application may make nothing, and reach nothing outside of the tables."""
+    ours = {APP_ROLE, AUTH_ROLE} if ground.scope.is_ours else set()
+    known = ground.everyone | ours
+    for each in ground.snapshot.strangers:
+        if each.kind == "schema":
+            yield from _on_schema(ground, each)
+        elif each.kind == "event trigger":
+            if ground.scope.is_ours or each.role in known:
+                yield _event_trigger(each)
+        elif each.role in known:
+            yield from _STRANGERS[each.kind](each)
+
+
+def _who(each: Stranger) -> str:
+    return "PUBLIC" if each.role == "public" else each.role
+
+
+_MAKING: Final = {
     "CREATE": "A schema of one's own can be put before ours, and hold anything.",
     "TEMPORARY": "A temporary table is found before a real one of its name: whoever can make one "
     "can shadow ours for all statements of a pooled connection.",
 }
 
 
-def strangers(ground: Ground) -> Iterator[Finding]:
-    """The application may make nothing, and reach nothing outside of the tables."""
-    ours = {APP_ROLE, AUTH_ROLE} if ground.scope.is_ours else set()
-    known = ground.everyone | ours
-    for each in ground.snapshot.strangers:
-        found = _stranger(ground, each, known)
-        if found is not None:
-            yield found
-
-
-def _stranger(ground: Ground, each: Stranger, known: frozenset[str] | set[str]) -> Finding | None:
-    who = "PUBLIC" if each.role == "public" else each.role
-    name = quote(each.name)
+def _on_database(each: Stranger) -> Iterator[Finding]:
+    if each.privilege not in _MAKING and not each.grantable:
+        return
     option = " WITH GRANT OPTION" if each.grantable else ""
-    if each.kind == "schema":
-        return _on_schema(ground, each, who)
-    if each.role not in known and not (each.kind == "event trigger" and ground.scope.is_ours):
-        return None
-    if each.kind == "database":
-        if each.privilege not in _DATABASE and not each.grantable:
-            return None
-        return Finding(
-            f"database {name}",
-            "database-grant",
-            f"{who} holds {each.privilege}{option} on the database.",
-            _DATABASE.get(each.privilege, "It can be passed on to others."),
-            mending.revoke(
-                f"GRANT OPTION FOR {each.privilege}" if each.privilege == "CONNECT" else
-                each.privilege, f"DATABASE {name}", [each.role], grantable=each.grantable
-            ),
-        )  # fmt: skip
-    if each.kind in {"server", "wrapper"}:
-        kind = "FOREIGN SERVER" if each.kind == "server" else "FOREIGN DATA WRAPPER"
-        return Finding(
-            f"{kind.lower()} {name}",
-            "foreign-server-open",
-            f"{who} may use the {kind.lower()} {each.name}.",
-            "It reaches another server, where no policy of this one holds.",
-            mending.revoke("ALL", f"{kind} {name}", [each.role], grantable=each.grantable),
-        )
-    if each.kind == "mapping":
-        return Finding(
-            f"foreign server {name}",
-            "foreign-server-open",
-            f"The foreign server {each.name} has a user mapping for {who}.",
-            "The application logs in to another server with it, and reads there for every tenant.",
-            f"DROP USER MAPPING IF EXISTS FOR {quote(each.role)} SERVER {name};",
-        )
-    if each.kind == "parameter":
-        return Finding(
-            f"parameter {each.name}",
-            "parameter-open",
-            f"{who} may {each.privilege} {each.name}.",
-            "It was kept for administrators because it changes what others get, or whether keys "
-            "and policies are looked at.",
-            mending.revoke(each.privilege, f"PARAMETER {each.name}", [each.role],
-                           grantable=each.grantable),
-        )  # fmt: skip
+    what = each.privilege if each.privilege in _MAKING else f"GRANT OPTION FOR {each.privilege}"
+    name = quote(each.name)
+    yield Finding(
+        f"database {name}",
+        "database-grant",
+        f"{_who(each)} holds {each.privilege}{option} on the database.",
+        _MAKING.get(each.privilege, "It can be passed on to others."),
+        mending.revoke(what, f"DATABASE {name}", [each.role], grantable=each.grantable),
+    )
+
+
+def _on_server(each: Stranger) -> Iterator[Finding]:
+    kind = "FOREIGN SERVER" if each.kind == "server" else "FOREIGN DATA WRAPPER"
+    name = quote(each.name)
+    yield Finding(
+        f"{kind.lower()} {name}",
+        "foreign-server-open",
+        f"{_who(each)} may use the {kind.lower()} {each.name}.",
+        "It reaches another server, where no policy of this one holds.",
+        mending.revoke("ALL", f"{kind} {name}", [each.role], grantable=each.grantable),
+    )
+
+
+def _mapping(each: Stranger) -> Iterator[Finding]:
+    name = quote(each.name)
+    yield Finding(
+        f"foreign server {name}",
+        "foreign-server-open",
+        f"The foreign server {each.name} has a user mapping for {_who(each)}.",
+        "The application logs in to another server with it, and reads there for every tenant.",
+        f"DROP USER MAPPING IF EXISTS FOR {quote(each.role)} SERVER {name};",
+    )
+
+
+def _on_parameter(each: Stranger) -> Iterator[Finding]:
+    on = f"PARAMETER {each.name}"
+    yield Finding(
+        f"parameter {each.name}",
+        "parameter-open",
+        f"{_who(each)} may {each.privilege} {each.name}.",
+        "It was kept for administrators because it changes what others get, or whether keys and "
+        "policies are looked at.",
+        mending.revoke(each.privilege, on, [each.role], grantable=each.grantable),
+    )
+
+
+_STRANGERS: Final[dict[str, Callable[[Stranger], Iterator[Finding]]]] = {
+    "database": _on_database,
+    "server": _on_server,
+    "wrapper": _on_server,
+    "mapping": _mapping,
+    "parameter": _on_parameter,
+}
+
+
+def _event_trigger(each: Stranger) -> Finding:
+    name = quote(each.name)
     return Finding(
         f"event trigger {name}",
         "event-trigger",
@@ -229,7 +249,7 @@ def _stranger(ground: Ground, each: Stranger, known: frozenset[str] | set[str]) 
     )
 
 
-def _on_schema(ground: Ground, each: Stranger, who: str) -> Finding | None:
+def _on_schema(ground: Ground, each: Stranger) -> Iterator[Finding]:
     ours = ground.scope.is_ours
     allowed = {APP_ROLE, AUTH_ROLE, OPERATOR_ROLE}
     if ours and each.name == "tenantry":
@@ -238,19 +258,20 @@ def _on_schema(ground: Ground, each: Stranger, who: str) -> Finding | None:
         known = ground.everyone | ({AUTH_ROLE, OPERATOR_ROLE} if ours else set())
         excess = each.role in known and (each.privilege == "CREATE" or each.grantable)
     if not excess:
-        return None
+        return
     passing_on = each.grantable and each.privilege == "USAGE" and each.role in allowed
     what = f"GRANT OPTION FOR {each.privilege}" if passing_on else each.privilege
-    return Finding(
-        f"schema {quote(each.name)}",
+    name = mending.schema_name(each.name)
+    yield Finding(
+        f"schema {name}",
         "schema-grant",
-        f"{who} holds {each.privilege}{' WITH GRANT OPTION' if each.grantable else ''} on "
+        f"{_who(each)} holds {each.privilege}{' WITH GRANT OPTION' if each.grantable else ''} on "
         f"schema {each.name}.",
         "A table, function or operator of one's own in it is found by the queries of others, "
         "with their rights."
         if each.privilege == "CREATE"
         else "It is not declared: the schema holds what the walls are made of.",
-        mending.revoke(what, f"SCHEMA {quote(each.name)}", [each.role], grantable=each.grantable),
+        mending.revoke(what, f"SCHEMA {name}", [each.role], grantable=each.grantable),
     )
 
 
@@ -266,6 +287,15 @@ def schemas(ground: Ground) -> Iterator[Finding]:
                 "those in public.",
                 f"ALTER SCHEMA {quote(role)} RENAME TO {quote(f'{role}_aside'[:63])};",
             )
+
+
+_CLOSE_LARGE_OBJECTS: Final = """\
+DO $$ DECLARE one oid; BEGIN
+    FOR one IN SELECT oid FROM pg_largeobject_metadata LOOP
+        EXECUTE format('ALTER LARGE OBJECT %s OWNER TO CURRENT_USER', one);
+        EXECUTE format('REVOKE ALL ON LARGE OBJECT %s FROM %ROLES%', one);
+    END LOOP;
+END $$;"""
 
 
 def large_objects(ground: Ground) -> Iterator[Finding]:
@@ -290,9 +320,5 @@ def large_objects(ground: Ground) -> Iterator[Finding]:
             "large-objects-open",
             f"{ground.scope.app_role} may use {number} large objects.",
             "Large objects have no row security: every tenant's requests can read them.",
-            "DO $$ DECLARE one oid; BEGIN\n"
-            "    FOR one IN SELECT oid FROM pg_largeobject_metadata LOOP\n"
-            "        EXECUTE format('ALTER LARGE OBJECT %s OWNER TO CURRENT_USER', one);\n"
-            f"        EXECUTE format('REVOKE ALL ON LARGE OBJECT %s FROM {roles}', one);\n"
-            "    END LOOP;\nEND $$;",
+            _CLOSE_LARGE_OBJECTS.replace("%ROLES%", roles),
         )

@@ -1,0 +1,89 @@
+"""Each wall taken down by itself: the audit names it, and its SQL puts it up again.
+
+Everything happens in one transaction that is rolled back, because the roles are the whole
+server's, and other tests are at work there.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import pytest
+from sqlalchemy import Connection
+from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.pool import NullPool
+
+from tenantry.ops.audit.report import Finding
+from tenantry.ops.audit.scope import read_scope
+from tenantry.ops.audit.static.checking import static_findings
+from tenantry.tenancy.connecting import create_engine, run_script
+from tests.conftest import Server
+from tests.isolation.mutations import MUTATIONS, Mutation
+
+
+@dataclass(frozen=True)
+class Patient:
+    """A migrated database in a transaction of the superuser's."""
+
+    connection: AsyncConnection
+    database: str
+    admin: str
+
+    def fill(self, text: str) -> str:
+        return text.replace("{database}", self.database).replace("{admin}", self.admin)
+
+    async def run(self, sql: str, *, path: str) -> None:
+        await self.connection.exec_driver_sql(f"SET LOCAL search_path = {path}")
+        await self.connection.run_sync(run_script, self.fill(sql))
+
+    async def audit(self) -> list[Finding]:
+        await self.connection.exec_driver_sql("SET LOCAL search_path = pg_catalog")
+        return await self.connection.run_sync(_audit)
+
+
+def _audit(connection: Connection) -> list[Finding]:
+    return static_findings(connection, read_scope(connection))
+
+
+@pytest.fixture(scope="module")
+async def database(server: Server, template: str) -> AsyncIterator[str]:
+    name = await server.create_database(template=template)
+    yield name
+    await server.drop_database(name)
+
+
+@pytest.fixture
+async def patient(server: Server, database: str) -> AsyncIterator[Patient]:
+    engine = create_engine(server.at(database), pool_class=NullPool)
+    async with engine.connect() as connection:
+        admin = (await connection.exec_driver_sql("SELECT current_user::text")).scalar_one()
+        yield Patient(connection, database, admin)
+        await connection.rollback()
+    await engine.dispose()
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
+async def test_a_wall_taken_down_is_named_and_mended(patient: Patient, mutation: Mutation) -> None:
+    """The audit reports the check on its subject, and with the SQL it prints nothing is left."""
+    await patient.run(mutation.sql, path="public")
+    found = await patient.audit()
+    assert (patient.fill(mutation.subject), mutation.check) in {
+        (each.subject, each.check) for each in found
+    }, found
+    for finding in found:
+        assert all((finding.what, finding.why, finding.mend)), finding
+        await patient.run(finding.mend, path="pg_catalog")
+    assert await patient.audit() == []
+
+
+async def test_nothing_is_found_where_all_walls_stand(patient: Patient) -> None:
+    """A database that was just migrated has no finding."""
+    assert await patient.audit() == []
+
+
+def test_the_mutations_are_distinct() -> None:
+    """Each has a name of its own, and there are as many as we say."""
+    assert Counter(each.name for each in MUTATIONS).most_common(1)[0][1] == 1
+    assert len(MUTATIONS) >= 150
