@@ -193,9 +193,7 @@ class _Trials:
     @asynccontextmanager
     async def _transaction(self, *, bind: bool) -> AsyncIterator[None]:
         async with rolled_back(self._connection, self._driver):
-            if self._grant:
-                await self._driver.execute(self._grant)
-            await self._asker.begin(tenant=self._tenants.a if bind else None)
+            await self._asker.begin(tenant=self._tenants.a if bind else None, first=self._grant)
             try:
                 yield
             finally:

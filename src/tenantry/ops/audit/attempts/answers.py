@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -11,7 +11,7 @@ from typing import Final
 import asyncpg
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from tenantry.errors import DatabaseUnavailableError, PrivilegeError
+from tenantry.errors import ConfigurationError, DatabaseUnavailableError, PrivilegeError
 from tenantry.ops.audit.attempts.shapes import identifier
 from tenantry.ops.audit.attempts.values import literal
 
@@ -96,12 +96,11 @@ class Answer:
 async def rolled_back(
     connection: AsyncConnection, driver: asyncpg.Connection
 ) -> AsyncIterator[None]:
-    """A transaction of which nothing stays, whatever happens in it.
+    """Whatever is begun within it is rolled back.
 
     If it cannot be rolled back, the connection is thrown away: the server then does it.
     """
     try:
-        await driver.execute(_BEGIN)
         yield
     finally:
         try:
@@ -123,17 +122,29 @@ class Asker:
         self._role = role
         self._setting = ".".join(identifier(part) for part in setting.split("."))
 
-    async def begin(self, *, tenant: str | None) -> None:
-        """Become the application's role and bind ``tenant``, to see that both can be done.
+    async def begin(self, *, tenant: str | None, first: str = "") -> None:
+        """Begin a transaction, become the application's role and bind ``tenant``.
 
-        Later, a refusal of either would look like that of a statement.
+        It is done once to see that it can be: later, a refusal would look like a statement's.
+
+        Args:
+            tenant: Whom to bind; None leaves the setting alone.
+            first: What to run before, as the administrator.
 
         Raises:
-            PrivilegeError: One cannot be done.
+            PrivilegeError: The role or the setting is refused.
+            ConfigurationError: The server is a standby.
         """
-        await self._driver.execute("SAVEPOINT tenantry_audit")
+        check = self._as(self._role, tenant)
         try:
-            await self._driver.execute(self._script("SELECT 1", self._role, tenant))
+            await self._driver.execute(f"{_BEGIN} {first} SAVEPOINT tenantry_audit; {check}")
+        except asyncpg.ReadOnlySQLTransactionError as error:
+            raise ConfigurationError(
+                "This server is a standby: nothing can be written to it, so nothing can be tried. "
+                "Run the audit on the primary."
+            ) from error
+        except asyncpg.PostgresConnectionError:
+            raise
         except asyncpg.PostgresError as error:
             raise PrivilegeError(
                 f"Nothing can be tried as {self._role} with {self._setting} set: PostgreSQL "
@@ -168,10 +179,20 @@ class Asker:
         """The same, and if it was accepted, what follows starts from there."""
         return await self.ask(f"{statement}; SAVEPOINT tenantry_audit", role=role, tenant=tenant)
 
+    async def keep_all(self, statements: Sequence[tuple[str, str, str | None]]) -> Answer:
+        """Run many statements, each with its role and its tenant or None; all or none is kept."""
+        script = " ".join(
+            f"{self._as(role, tenant)} {statement};" for statement, role, tenant in statements
+        )
+        return await self.keep(script.removesuffix(";"))
+
     def _script(self, statement: str, role: str, tenant: str | None) -> str:
+        return f"{_BACK} {self._as(role, tenant)} {statement}"
+
+    def _as(self, role: str, tenant: str | None) -> str:
         # Both settings end with the savepoint. As a literal, no name is the keyword NONE.
-        bound = "" if tenant is None else f"SET LOCAL {self._setting} = {literal(tenant)};"
-        return f"{_BACK} SET LOCAL ROLE {literal(role)}; {bound} {statement}"
+        bound = "" if tenant is None else f" SET LOCAL {self._setting} = {literal(tenant)};"
+        return f"SET LOCAL ROLE {literal(role)};{bound}"
 
 
 def _refusal(error: asyncpg.PostgresError) -> Answer:

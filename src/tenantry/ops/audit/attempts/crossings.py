@@ -6,7 +6,7 @@ from its twin's tells that another tenant has the row, whatever else the wall ho
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -48,11 +48,12 @@ class Crossing:
 
 @dataclass
 class Cell:
-    """What came of one operation."""
+    """What came of one operation; ``waiting`` says what is tried only once another wall stands."""
 
     crossings: list[Crossing] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
     untried: list[str] = field(default_factory=list)
+    waiting: str = ""
 
 
 # Only of these types is it certain that `=` is found, whatever the search_path.
@@ -61,8 +62,10 @@ _COMPARABLE: Final = frozenset(
 )
 # Fails at the first row that row security lets through to the condition, so that no row is locked
 # or changed. It names no column: PostgreSQL then asks the policies for UPDATE or DELETE alone, not
-# those for SELECT, and needs no privilege to read. Volatile, or it would be computed beforehand.
-_TRIPWIRE: Final = "1 / (pg_catalog.random() * 0)::pg_catalog.int4 = 0"
+# those for SELECT, and needs no privilege to read. Volatile, or it would be computed beforehand;
+# and costly, more than ten operators, or the planner would put it before the policies, since it
+# sees nothing of the row.
+_TRIPWIRE: Final = f"1 / (({' + '.join(['pg_catalog.random()'] * 12)}) * 0)::pg_catalog.int4 = 0"
 _TRIPPED: Final = "22012"
 _UNIQUE: Final = frozenset({"23505", "23P01"})
 _HERE: Final = "/* where */"
@@ -102,8 +105,7 @@ class Trial:
         """Try everything else. The order matters: A has no row while keys are probed."""
         self.not_planted = ""
         try:
-            await self._planting.prepare(self.relation, self._tenants.a)
-            await self._planting.prepare(self.relation, self._tenants.b)
+            await self._planting.prepare(self.relation, self._tenants[:2])
             await self._planting.rehearse(self.relation, self._tenants.b)
         except CannotPlantError as error:
             self.not_planted = str(error)
@@ -119,8 +121,9 @@ class Trial:
             await self.probing(b)
         await self.without_tenant(b, setting="")
         a = await self._plant(self._tenants.a) if b else None
-        if a:
+        if a and b:
             await self.moving(a)
+            await self.probing(b, a)
 
     async def _plant(self, tenant: str) -> Row | None:
         try:
@@ -253,21 +256,41 @@ class Trial:
         # A condition on a column makes the policies for SELECT look at the new row, too. Without
         # one it would reach every row if the wall were down: only after the tripwire has shown
         # that it reaches none but one's own.
-        if not self.cells["update"].crossings and not self.cells["update"].untried:
+        if self.cells["update"].crossings or self.cells["update"].untried:
+            cell.waiting = "all at once: not before UPDATE is kept apart"
+        else:
             answer = await self._ask(change, self._tenants.a)
             passed = answer.touched or answer.past_policy
             self._judge(
                 cell, answer, passed, "UPDATE of one's own rows, all at once, to another tenant"
             )
 
-    async def probing(self, b: Row) -> None:
-        """Try to learn from keys and references what another tenant has. A has no rows here."""
+    async def probing(self, b: Row, a: Row | None = None) -> None:
+        """Try to learn from keys and references what another tenant has.
+
+        By INSERT where the application may write all the values, before A has a row here; by
+        UPDATE of the row ``a`` where it may do only that.
+        """
         cell = self._cell("probe")
+        for through, theirs in self._probes(b, cell if a is None else Cell()):
+            by_insert = all(self.relation.allows("INSERT", name) for name in theirs)
+            by_update = all(self.relation.allows("UPDATE", name) for name in theirs)
+            if by_insert if a is None else by_update and not by_insert:
+                await self._probe(cell, through, theirs, a)
+            elif not by_insert and not by_update:
+                cell.kept.append(_NO_PRIVILEGE)
+        if a and not (cell.kept or cell.untried or cell.crossings):
+            cell.kept.append("no key or reference beyond the tenant")
+
+    def _probes(self, b: Row, cell: Cell) -> Iterator[tuple[Key | ForeignKey, Row]]:
+        """Yield what may tell, with the values of B."""
         for key in self.relation.keys:
             columns = [name for name in key.columns if name != self._column]
             theirs = {name: b[name] for name in columns if b.get(name, NULL) != NULL}
             if theirs and len(theirs) == len(columns):
-                await self._probe(cell, key, theirs, "as another tenant's row has them")
+                yield key, theirs
+            elif columns:
+                cell.untried.append(f"{key.name}: no row with a value for it could be planted")
         for reference in self.relation.foreign_keys:
             if reference.target not in self._tenant_columns:
                 continue
@@ -275,9 +298,7 @@ class Trial:
             if parent is None:
                 cell.untried.append(f"{reference.name}: no row to refer to could be planted")
             elif parent:
-                await self._probe(cell, reference, parent, "of another tenant's row")
-        if not (cell.kept or cell.untried or cell.crossings):
-            cell.kept.append("no key or reference beyond the tenant")
+                yield reference, parent
 
     def _parent_of(self, reference: ForeignKey, b: Row) -> Row | None:
         if reference.target == self.relation.oid:
@@ -290,37 +311,43 @@ class Trial:
         pairs = zip(reference.columns, reference.referred, strict=True)
         return {name: parent[of] for name, of in pairs if name != self._column and of in parent}
 
-    async def _probe(self, cell: Cell, through: Key | ForeignKey, theirs: Row, whose: str) -> None:
-        own = self._bare(self._tenants.a)
+    async def _probe(
+        self, cell: Cell, through: Key | ForeignKey, theirs: Row, a: Row | None = None
+    ) -> None:
         nobodys = {name: self._planting.fresh(self.relation, name) for name in theirs}
-        statements = [self._write_own({**own, **each}, each, cell) for each in (theirs, nobodys)]
+        statements = [self._write_own(each, a, cell) for each in (theirs, nobodys)]
         if not statements[0] or not statements[1]:
             return
         there = await self._ask(statements[0], self._tenants.a)
         nowhere = await self._ask(statements[1], self._tenants.a)
+        whose = (
+            "as another tenant's row has them" if isinstance(through, Key) else "of another's row"
+        )
         what = f"{through.name}: a row with values {whose}"
+        answered = self._key_named(there.constraint) if there.state in _UNIQUE else None
         if there.says_nothing or nowhere.says_nothing:
             cell.untried.append(f"{what}: {there}")
         elif isinstance(through, ForeignKey) and there.touched:
             cell.crossings.append(Crossing(f"{what} is accepted", through))
-        elif (isinstance(through, Key) and there.state in _UNIQUE) or there != nowhere:
-            cell.crossings.append(
-                Crossing(
-                    f"{what} is answered with: {there}; with values of nobody: {nowhere}", through
-                )
-            )
+        elif answered or there != nowhere:
+            told = f"{what} is answered with: {there}; with values of nobody: {nowhere}"
+            cell.crossings.append(Crossing(told, answered or through))
         elif there.state in {"23514", "23502"} or there.state.startswith("22"):
             cell.untried.append(f"{what}: {there}, and so is any other")
         else:
             cell.kept.append(f"{through.name}: {there}")
 
-    def _write_own(self, row: Row, values: Row, cell: Cell) -> str | None:
-        if self.relation.allows("INSERT"):
-            mine = self._row_for_app(row, cell)
-            if mine is None or all(name in mine for name in values):
-                return insert_sql(self.relation, mine) if mine else None
-        cell.kept.append(_NO_PRIVILEGE)
-        return None
+    def _key_named(self, name: str) -> Key | None:
+        return next((key for key in self.relation.keys if key.name == name), None)
+
+    def _write_own(self, values: Row, a: Row | None, cell: Cell) -> str | None:
+        """Return a statement of A that writes ``values``: an INSERT, or an UPDATE of its row."""
+        if a is None:
+            mine = self._row_for_app({**self._bare(self._tenants.a), **values}, cell)
+            return insert_sql(self.relation, mine) if mine else None
+        where = self._address(a)
+        changes = ", ".join(f"{identifier(name)} = {value}" for name, value in values.items())
+        return where and f"UPDATE {self.relation.sql} SET {changes} WHERE {where[0]}"  # noqa: S608
 
     async def control(self, b: Row) -> None:
         """See whether a tenant sees its own row: if none does, the attempts prove nothing."""
@@ -368,6 +395,9 @@ class Trial:
             return
         if answer.touched or answer.says_nothing:
             self._judge(cell, answer, answer.touched, what)
+            return
+        if self._cell("read").crossings:
+            cell.kept.append(str(answer))  # it tells no more than reading does
             return
         self._differ(
             cell, answer, await self._ask(statement.replace(_HERE, where[1]), self._tenants.a), what

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from tenantry.ops.audit.attempts.shapes import ForeignKey, Key, Relation, identifier
 from tenantry.ops.audit.scope import Scope
+from tenantry.schema.row_security import row_security_of
 from tenantry.tenancy.catalog import quote
 
 __all__ = ["mend_key", "mend_reference", "mend_wall"]
@@ -36,13 +37,13 @@ def mend_wall(relation: Relation, scope: Scope, *, column: str, bypasses: bool) 
         f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY;",
         f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY;",
     ]
+    declared = _declared(relation, scope)
     for policy in relation.policies:
         if policy.name == _POLICY:
             continue
         drop = f"DROP POLICY {identifier(policy.name)} ON {table};"
-        lines.append(
-            drop if column not in policy.text else f"-- Read it, and if it is too wide: {drop}"
-        )
+        too_wide = not policy.looks_at(column) or (declared and policy.name not in declared)
+        lines.append(drop if too_wide else f"-- Read it, and if it is too wide: {drop}")
     own = f"({identifier(column)} = {scope.tenant_expression})"
     lines += [
         f"DROP POLICY IF EXISTS {_POLICY} ON {table};",
@@ -52,52 +53,81 @@ def mend_wall(relation: Relation, scope: Scope, *, column: str, bypasses: bool) 
     return "\n".join(lines)
 
 
+def _declared(relation: Relation, scope: Scope) -> set[str]:
+    """Return the names of the policies that the table declares, if it is a declared one."""
+    table = scope.metadata.tables.get(relation.name) if relation.schema == "public" else None
+    security = row_security_of(table) if table is not None else None
+    return {policy.name for policy in security.policies} if security else set()
+
+
 def mend_key(
     relation: Relation,
     key: Key,
+    scope: Scope,
     relations: Mapping[int, Relation],
     tenant_columns: Mapping[int, str],
 ) -> str:
     """Return the SQL that makes a unique key one of each tenant, and what refers to it with it."""
-    tenant = identifier(tenant_columns[relation.oid])
-    name, table = identifier(key.name), relation.sql
-    head = (
-        "-- Each tenant's values are then unique by themselves. It takes a lock: mind the hour.\n"
-    )
-    if key.kind == "i":
-        made = _INDEX.sub(rf"\1{_escaped(tenant)}, ", key.definition, count=1)
-        return f"{head}DROP INDEX {identifier(relation.schema)}.{name};\n{made};"
+    if scope.tenant_table in {relation.sql, f"{relation.schema}.{relation.name}"}:
+        return _keep_off(relation, key.columns, scope)
     referring = [
         (child, reference)
         for child in relations.values()
         for reference in child.foreign_keys
         if reference.target == relation.oid and set(reference.referred) == set(key.columns)
     ]
-    lines = [
-        f"ALTER TABLE {child.sql} DROP CONSTRAINT {identifier(reference.name)};"
-        for child, reference in referring
-    ]
-    first = f"{tenant} WITH =" if key.kind == "x" else tenant
+    return "\n".join(
+        [
+            "-- Values are then unique within each tenant. It locks the table: mind the hour.",
+            *(_drop(child, reference.name) for child, reference in referring),
+            *_remake(relation, key, identifier(tenant_columns[relation.oid])),
+            *(
+                _add_reference(child, reference, relation, tenant_columns)
+                for child, reference in referring
+            ),
+        ]
+    )
+
+
+def _remake(relation: Relation, key: Key, tenant: str) -> list[str]:
+    name, lead = identifier(key.name), _escaped(tenant)
+    if key.kind == "i":
+        made = _INDEX.sub(rf"\1{lead}, ", key.definition, count=1)
+        return [f"DROP INDEX IF EXISTS {identifier(relation.schema)}.{name};", f"{made};"]
+    lines = []
     if key.kind == "x":
-        lines.append("CREATE EXTENSION IF NOT EXISTS btree_gist;")
-    definition = _CONSTRAINT.sub(rf"\1{_escaped(first)}, ", key.definition, count=1)
+        lead = f"{lead} WITH ="
+        if " USING gist " in key.definition:
+            lines.append("CREATE EXTENSION IF NOT EXISTS btree_gist;")
+    definition = _CONSTRAINT.sub(rf"\1{lead}, ", key.definition, count=1)
     lines += [
-        f"ALTER TABLE {table} DROP CONSTRAINT {name};",
-        f"ALTER TABLE {table} ADD CONSTRAINT {name} {definition};",
+        _drop(relation, key.name),
+        f"ALTER TABLE {relation.sql} ADD CONSTRAINT {name} {definition};",
     ]
-    for child, reference in referring:
-        if child.oid in tenant_columns:
-            lines.append(_add_reference(child, reference, relation, tenant_columns))
-        else:
-            lines.append(
-                f"-- {child.sql} has no tenant column; {reference.name} must wait for one."
-            )
-    return head + "\n".join(lines)
+    return lines
+
+
+def _keep_off(relation: Relation, columns: Sequence[str], scope: Scope) -> str:
+    """Return the SQL that takes from the application the right to write ``columns``."""
+    role = quote(scope.app_role)
+    rest = [
+        identifier(column.name)
+        for column in relation.columns
+        if relation.allows("UPDATE", column.name) and column.name not in columns
+    ]
+    lines = [
+        "-- Tenants share this key by nature: who may choose a value learns which are taken.",
+        f"REVOKE INSERT, UPDATE ON {relation.sql} FROM {role};",
+    ]
+    if rest:
+        lines.append(f"GRANT UPDATE ({', '.join(rest)}) ON {relation.sql} TO {role};")
+    return "\n".join(lines)
 
 
 def mend_reference(
     relation: Relation,
     reference: ForeignKey,
+    scope: Scope,
     relations: Mapping[int, Relation],
     tenant_columns: Mapping[int, str],
 ) -> str:
@@ -105,27 +135,32 @@ def mend_reference(
     parent = relations[reference.target]
     tenant = tenant_columns[parent.oid]
     if tenant in reference.referred:
-        return (
-            f"-- {identifier(reference.name)} refers to any tenant. If that is meant, let the\n"
-            f"-- application write the column only through a function that decides who may:\n"
-            f"REVOKE INSERT, UPDATE ON {relation.sql} FROM PUBLIC;"
+        return _keep_off(
+            relation, [each for each in reference.columns if each != scope.tenant_column], scope
         )
     wanted = {tenant, *reference.referred}
     lines = ["-- Rows that cross already are refused: find and mend them first."]
     if not any(set(key.columns) == wanted and key.kind in {"p", "u"} for key in parent.keys):
         columns = ", ".join(identifier(name) for name in (tenant, *reference.referred))
-        lines.append(f"ALTER TABLE {parent.sql} ADD UNIQUE ({columns});")
+        index = identifier("_".join((parent.name, tenant, *reference.referred, "key"))[:63])
+        lines.append(f"CREATE UNIQUE INDEX IF NOT EXISTS {index} ON {parent.sql} ({columns});")
     lines += [
-        f"ALTER TABLE {relation.sql} DROP CONSTRAINT {identifier(reference.name)};",
+        _drop(relation, reference.name),
         _add_reference(relation, reference, parent, tenant_columns),
     ]
     return "\n".join(lines)
 
 
+def _drop(relation: Relation, constraint: str) -> str:
+    return f"ALTER TABLE {relation.sql} DROP CONSTRAINT IF EXISTS {identifier(constraint)};"
+
+
 def _add_reference(
     child: Relation, reference: ForeignKey, parent: Relation, tenant_columns: Mapping[int, str]
 ) -> str:
-    own = identifier(tenant_columns[child.oid])
+    own = tenant_columns.get(child.oid)
+    if own is None or own in reference.columns:
+        return f"-- {child.sql} needs a tenant column of its own for {identifier(reference.name)}."
     names = ", ".join(identifier(name) for name in reference.columns)
     referred = ", ".join(identifier(name) for name in reference.referred)
     tail = reference.definition[reference.definition.index(" REFERENCES ") :]
@@ -134,7 +169,7 @@ def _add_reference(
     actions = _ONLY_COLUMNS.sub(rf"ON DELETE SET \1 ({_escaped(names)})", actions)
     return (
         f"ALTER TABLE {child.sql} ADD CONSTRAINT {identifier(reference.name)}\n"
-        f"    FOREIGN KEY ({own}, {names}) REFERENCES {parent.sql}"
+        f"    FOREIGN KEY ({identifier(own)}, {names}) REFERENCES {parent.sql}"
         f" ({identifier(tenant_columns[parent.oid])}, {referred}){actions};"
     )
 

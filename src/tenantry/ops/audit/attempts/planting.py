@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Awaitable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -103,12 +103,16 @@ class Planting:
         self._failed: dict[int, str] = {}
         self._rows: dict[tuple[int, str], Row] = {}
         self._path: list[int] = []
+        # By a known recipe, rows are planted together, in one round trip.
+        self._waiting: list[tuple[str, str, str | None]] = []
+        self._together = True
         self.may_bind = True
 
     def forget_rows(self) -> None:
         """The transaction is over; recipes stay."""
         self._rows.clear()
         self._path.clear()
+        self._waiting.clear()
 
     def relation(self, oid: int) -> Relation:
         """Return the table ``oid``."""
@@ -124,12 +128,60 @@ class Planting:
         Raises:
             CannotPlantError: It cannot be made.
         """
+        await self._settle(self._plant, relation, [tenant])
+        return self._rows[relation.oid, tenant]
+
+    async def prepare(self, relation: Relation, tenants: Sequence[str]) -> None:
+        """Plant what a row of each of ``tenants`` in ``relation`` refers to.
+
+        Raises:
+            CannotPlantError: It cannot be made.
+        """
+        await self._settle(self._prepare, relation, tenants)
+
+    async def _settle(
+        self,
+        work: Callable[[Relation, str], Awaitable[None]],
+        relation: Relation,
+        tenants: Sequence[str],
+    ) -> None:
+        before = dict(self._rows)
+        try:
+            for tenant in tenants:
+                await work(relation, tenant)
+            if await self._plant_waiting():
+                return
+        except CannotPlantError:
+            self._rows, self._waiting = before, []
+            raise
+        # A value was taken, which is rare: one by one, another is found.
+        self._rows, self._together = dict(before), False
+        try:
+            for tenant in tenants:
+                await work(relation, tenant)
+        finally:
+            self._together = True
+
+    async def _plant_waiting(self) -> bool:
+        waiting, self._waiting = self._waiting, []
+        return not waiting or (await self._asker.keep_all(waiting)).accepted
+
+    async def _plant(self, relation: Relation, tenant: str) -> None:
         key = (relation.oid, tenant)
-        if key not in self._rows:
-            self._refuse_known(relation)
-            await self.prepare(relation, tenant)
-            self._rows[key] = await self._try(relation, tenant, self._asker.keep)
-        return self._rows[key]
+        if key in self._rows:
+            return
+        self._refuse_known(relation)
+        await self._prepare(relation, tenant)
+        recipe = self._recipes.get(relation.oid)
+        if self._together and recipe and recipe.planter:
+            self._rows[key] = self._row(relation, recipe, tenant)
+            whom = tenant if recipe.planter.bound else None
+            insert = insert_sql(relation, self._rows[key])
+            self._waiting.append((insert, recipe.planter.role, whom))
+            return
+        if not await self._plant_waiting():
+            raise CannotPlantError(f"what {relation.sql} refers to was refused")
+        self._rows[key] = await self._try(relation, tenant, self._asker.keep)
 
     async def rehearse(self, relation: Relation, tenant: str) -> None:
         """Learn how rows of ``relation`` are made, without planting one.
@@ -147,15 +199,14 @@ class Planting:
         if relation.unsafe:
             raise CannotPlantError(f"{relation.unsafe} of {relation.sql} could leave a trace")
 
-    async def prepare(self, relation: Relation, tenant: str) -> None:
-        """Plant what a row of ``tenant`` in ``relation`` refers to."""
+    async def _prepare(self, relation: Relation, tenant: str) -> None:
         self._path.append(relation.oid)
         try:
             for reference in relation.foreign_keys:
                 if reference.target in self._path or reference.target not in self._relations:
                     continue  # a circle: `row` leaves it empty where that is allowed
                 try:
-                    await self.plant(self._relations[reference.target], tenant)
+                    await self._plant(self._relations[reference.target], tenant)
                 except CannotPlantError:
                     if any(
                         relation.by_name[name].required for name in self._free(relation, reference)

@@ -26,6 +26,9 @@ __all__ = [
 ]
 
 
+_STRINGS: Final = re.compile(r"'(?:[^']|'')*'")
+
+
 @dataclass(frozen=True, slots=True)
 class Column:
     """A column, its domain resolved to the type beneath.
@@ -103,8 +106,14 @@ class OpenPolicy:
     """A permissive policy that applies to the application."""
 
     name: str
-    command: str
-    text: str
+    using: str | None
+    check: str | None
+
+    def looks_at(self, column: str) -> bool:
+        """Return whether each of its conditions names ``column``."""
+        named = re.compile(rf"(?<![\w.]){re.escape(identifier(column))}(?![\w.])")
+        conditions = [each for each in (self.using, self.check) if each is not None]
+        return all(named.search(_STRINGS.sub("", each)) for each in conditions)
 
 
 @dataclass
@@ -271,9 +280,9 @@ _CONSTRAINTS: Final = text(r"""
 """)
 
 _POLICIES: Final = text(r"""
-    SELECT p.polrelid::int8 AS relation, p.polname::text AS name, p.polcmd::text AS command,
-           concat_ws(' ', pg_get_expr(p.polqual, p.polrelid),
-                     pg_get_expr(p.polwithcheck, p.polrelid)) AS text
+    SELECT p.polrelid::int8 AS relation, p.polname::text AS name,
+           pg_get_expr(p.polqual, p.polrelid) AS using_expression,
+           pg_get_expr(p.polwithcheck, p.polrelid) AS check_expression
       FROM pg_policy p
      WHERE p.polrelid = ANY (CAST(:oids AS oid[])) AND p.polpermissive
        AND EXISTS (SELECT FROM unnest(p.polroles) AS r
@@ -313,7 +322,9 @@ async def read_relations(connection: AsyncConnection, *, app_role: str) -> dict[
     for row in await connection.execute(_CONSTRAINTS, {"oids": list(relations)}):
         _add_constraint(relations[row.relation], row)
     for row in await connection.execute(_POLICIES, arguments):
-        relations[row.relation].policies.append(OpenPolicy(row.name, row.command, row.text))
+        relations[row.relation].policies.append(
+            OpenPolicy(row.name, row.using_expression, row.check_expression)
+        )
     _mark_unsafe(relations, rows)
     return relations
 

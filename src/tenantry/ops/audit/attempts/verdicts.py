@@ -87,6 +87,8 @@ def _attempt(name: str, operation: Operation, cell: Cell, trial: Trial) -> Attem
         )
     if cell.untried:
         return Attempt(name, operation, "not tried", "; ".join(_unique(cell.untried)))
+    if cell.waiting:
+        return Attempt(name, operation, "not tried", cell.waiting)
     if cell.kept:
         return Attempt(name, operation, "kept apart", ", ".join(_unique(cell.kept)))
     return Attempt(name, operation, "not tried", trial.not_planted or "nothing to try")
@@ -125,8 +127,8 @@ def _mend(surroundings: Surroundings, relation: Relation, crossing: Crossing) ->
             bypasses=surroundings.app_bypasses,
         )
     if isinstance(crossing.through, Key):
-        return mend_key(relation, crossing.through, relations, columns)
-    return mend_reference(relation, crossing.through, relations, columns)
+        return mend_key(relation, crossing.through, surroundings.scope, relations, columns)
+    return mend_reference(relation, crossing.through, surroundings.scope, relations, columns)
 
 
 def _untried(name: str, trial: Trial, cells: Mapping[Operation, Cell]) -> Iterator[Finding]:
