@@ -21,7 +21,13 @@ _TOKEN: Final = re.compile(
     |(?P<cast>::)|(?P<operator>[-+*/<>=~!@\#%^&|`?]+)|(?P<mark>.)""",
     re.VERBOSE | re.DOTALL,
 )
-_BINDING: Final = {"OR": 1, "AND": 2, "=": 5, "<": 5, ">": 5, "<=": 5, ">=": 5, "<>": 5, "!=": 5}
+_BINDING: Final = {
+    **dict.fromkeys(("OR",), 1),
+    **dict.fromkeys(("AND",), 2),
+    **dict.fromkeys(("=", "<", ">", "<=", ">=", "<>", "!="), 5),
+    **dict.fromkeys(("+", "-"), 8),
+    **dict.fromkeys(("*", "/", "%"), 9),
+}
 _NOT: Final = 3
 _IS: Final = 4
 _OTHER: Final = 7

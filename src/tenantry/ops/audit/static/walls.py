@@ -74,7 +74,7 @@ def _against(ground: Ground, table: Relation, declared: tuple[Policy, ...]) -> I
             if not _same(ground, table, wanted[name], policy):
                 yield _changed(ground, table, wanted[name], policy)
             continue
-        verdict = judge(ground, table, policy) if _concerns(ground, policy) else None
+        verdict = _verdict(ground, table, policy)
         check, why = (verdict.check, verdict.why) if verdict else ("", "")
         yield Finding(
             f"table {table.name}",
@@ -87,7 +87,7 @@ def _against(ground: Ground, table: Relation, declared: tuple[Policy, ...]) -> I
 
 
 def _changed(ground: Ground, table: Relation, wanted: Policy, found: PolicyState) -> Finding:
-    verdict = judge(ground, table, found) if _concerns(ground, found) else None
+    verdict = _verdict(ground, table, found)
     others = sorted(set(found.roles) - set(wanted.roles))
     if others:
         verdict = Verdict("policy-for-others", f"It is for {', '.join(others)} as well.")
@@ -99,6 +99,13 @@ def _changed(ground: Ground, table: Relation, wanted: Policy, found: PolicyState
         mending.create_policy(table, wanted),
         table.name,
     )
+
+
+def _verdict(ground: Ground, table: Relation, policy: PolicyState) -> Verdict | None:
+    # A restrictive policy only takes away.
+    if not policy.permissive or not _concerns(ground, policy):
+        return None
+    return judge(ground, table, policy)
 
 
 def _same(ground: Ground, table: Relation, wanted: Policy, found: PolicyState) -> bool:
@@ -125,7 +132,8 @@ def _same(ground: Ground, table: Relation, wanted: Policy, found: PolicyState) -
         wanted.using,
         wanted.check,
     )
-    return unread and judge(ground, table, found) == judge(ground, table, meant)
+    verdict = judge(ground, table, found)
+    return unread and verdict in {None, judge(ground, table, meant)}
 
 
 def _is_unread(expression: str | None) -> bool:
