@@ -7,6 +7,7 @@ from its twin's tells that another tenant has the row, whatever else the wall ho
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -116,6 +117,7 @@ class Trial:
         if not self.relation.unsafe:
             await self.changing(b)
         if b:
+            await self._plant_circles()
             await self.control(b)
             await self.upserting(b)
             await self.probing(b)
@@ -124,6 +126,15 @@ class Trial:
         if a and b:
             await self.moving(a)
             await self.probing(b, a)
+
+    async def _plant_circles(self) -> None:
+        """Plant what B's row could not refer to because it refers to B's row itself."""
+        for reference in self.relation.foreign_keys:
+            if reference.target != self.relation.oid and reference.target in self._tenant_columns:
+                with suppress(CannotPlantError):
+                    await self._planting.plant(
+                        self._planting.relation(reference.target), self._tenants.b
+                    )
 
     async def _plant(self, tenant: str) -> Row | None:
         try:

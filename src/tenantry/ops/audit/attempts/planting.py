@@ -24,6 +24,7 @@ Row = Mapping[str, str]
 """SQL for the value of each column that an INSERT names."""
 
 _TRIES: Final = 300
+_PATIENCE: Final = 6
 
 
 class _Put(Protocol):
@@ -65,6 +66,8 @@ class Recipe:
     makers: dict[str, Maker | None]
     groups: list[_Group] = field(default_factory=list)
     planter: Planter | None = None
+    latest: _Group | None = None
+    taken: int = 0
 
 
 class _Group:
@@ -72,7 +75,8 @@ class _Group:
 
     def __init__(self, checks: set[str], choices: dict[str, list[Maker | None]]) -> None:
         self.checks = checks
-        self._names = list(choices)
+        self.names = frozenset(choices)
+        self._order = list(choices)
         self._rest: Iterator[tuple[Maker | None, ...]] = itertools.product(*choices.values())
         next(self._rest, None)
 
@@ -80,7 +84,7 @@ class _Group:
         """Put the next combination into ``recipe``; False when there is none left."""
         chosen = next(self._rest, None)
         if chosen is not None:
-            recipe.makers.update(zip(self._names, chosen, strict=True))
+            recipe.makers.update(zip(self._order, chosen, strict=True))
         return chosen is not None
 
 
@@ -203,21 +207,25 @@ class Planting:
         self._path.append(relation.oid)
         try:
             for reference in relation.foreign_keys:
-                if reference.target in self._path or reference.target not in self._relations:
-                    continue  # a circle: `row` leaves it empty where that is allowed
                 try:
-                    await self._plant(self._relations[reference.target], tenant)
+                    await self._plant_parent(relation, reference, tenant)
                 except CannotPlantError:
-                    if any(
-                        relation.by_name[name].required for name in self._free(relation, reference)
-                    ):
+                    if self._is_required(relation, reference):
                         raise
         finally:
             self._path.pop()
 
-    def _free(self, relation: Relation, reference: ForeignKey) -> list[str]:
+    async def _plant_parent(self, relation: Relation, reference: ForeignKey, tenant: str) -> None:
+        target = self._relations.get(reference.target)
+        if target is None or target is relation or (target.oid, tenant) in self._rows:
+            return
+        if target.oid in self._path:
+            raise CannotPlantError(f"{reference.name} of {relation.sql} closes a circle")
+        await self._plant(target, tenant)
+
+    def _is_required(self, relation: Relation, reference: ForeignKey) -> bool:
         owner = self._tenant_columns.get(relation.oid)
-        return [name for name in reference.columns if name != owner]
+        return all(relation.by_name[name].required for name in reference.columns if name != owner)
 
     async def _try(self, relation: Relation, tenant: str, put: _Put) -> Row:
         recipe = self._recipes.get(relation.oid) or self._new_recipe(relation)
@@ -228,7 +236,7 @@ class Planting:
             if answer.accepted:
                 self._recipes[relation.oid] = recipe
                 return row
-            if not self._learn(recipe, answer):
+            if not self._learn(relation, recipe, answer):
                 break
         reason = f"a row of {relation.sql} was {answer}"
         if self.may_bind:
@@ -247,16 +255,21 @@ class Planting:
                 break
         return answer
 
-    def _learn(self, recipe: Recipe, answer: Answer) -> bool:
+    def _learn(self, relation: Relation, recipe: Recipe, answer: Answer) -> bool:
+        keyed = {n for key in relation.keys if key.name == answer.constraint for n in key.columns}
         if answer.state in {"23505", "23P01"}:
-            recipe.planter = None
-            return True  # a value that exists: the next one is another
+            # Taken: the next value is another. Where it never is, another way of making it.
+            recipe.taken += 1
+            return recipe.taken % _PATIENCE > 0 or any(
+                group.advance(recipe) for group in recipe.groups if group.names & keyed
+            )
         for group in recipe.groups:
             if answer.constraint in group.checks:
+                recipe.latest = group
                 return group.advance(recipe)
-        # Not said which: a value of the wrong shape, or a domain's.
-        if answer.state.startswith(("22", "23")):
-            return any(group.advance(recipe) for group in recipe.groups)
+        # A value of the wrong shape: the one that was put in last.
+        if recipe.latest and answer.state.startswith(("22", "23")):
+            return recipe.latest.advance(recipe)
         return False
 
     def row(self, relation: Relation, tenant: str) -> Row:
@@ -320,7 +333,7 @@ class Planting:
     def _choices(self, relation: Relation, column: Column) -> Iterator[Maker | None]:
         rules = (
             *(c.definition for c in relation.checks if column.name in c.columns),
-            *column.domain_checks,
+            *(check.definition for check in column.domain_checks),
         )
         keyed = any(column.name in key.columns for key in relation.keys)
         if any(column.name in each.columns for each in relation.foreign_keys):
@@ -343,7 +356,11 @@ def _tied(relation: Relation) -> list[tuple[set[str], list[str]]]:
     """Return checks that share columns, together with these."""
     groups: list[tuple[set[str], set[str]]] = []
     rules = [({check.name}, set(check.columns)) for check in relation.checks]
-    rules += [(set(), {c.name}) for c in relation.columns if c.domain_checks]
+    rules += [
+        ({check.name for check in column.domain_checks}, {column.name})
+        for column in relation.columns
+        if column.domain_checks
+    ]
     for checks, columns in rules:
         found = [each for each in groups if each[1] & columns]
         groups = [each for each in groups if each not in found]

@@ -30,6 +30,15 @@ _STRINGS: Final = re.compile(r"'(?:[^']|'')*'")
 
 
 @dataclass(frozen=True, slots=True)
+class Check:
+    """A check constraint."""
+
+    name: str
+    columns: tuple[str, ...]
+    definition: str
+
+
+@dataclass(frozen=True, slots=True)
 class Column:
     """A column, its domain resolved to the type beneath.
 
@@ -57,7 +66,7 @@ class Column:
     element: str
     width: int
     domain: str
-    domain_checks: tuple[str, ...]
+    domain_checks: tuple[Check, ...]
     required: bool
     generated: bool
     identity: str
@@ -89,15 +98,6 @@ class ForeignKey:
     columns: tuple[str, ...]
     target: int
     referred: tuple[str, ...]
-    definition: str
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """A check constraint."""
-
-    name: str
-    columns: tuple[str, ...]
     definition: str
 
 
@@ -221,8 +221,11 @@ _COLUMNS: Final = text(r"""
            coalesce((SELECT c.relnatts FROM pg_class c
                       WHERE c.oid = t.typrelid), 0)::int AS width,
            CASE WHEN b.domains = '{}' THEN '' ELSE a.atttypid::regtype::text END AS domain,
+           ARRAY(SELECT k.conname::text FROM pg_constraint k
+                  WHERE k.contypid = ANY (b.domains) AND k.contype = 'c' ORDER BY k.oid) AS checks,
            ARRAY(SELECT pg_get_constraintdef(k.oid) FROM pg_constraint k
-                  WHERE k.contypid = ANY (b.domains) AND k.contype = 'c') AS domain_checks,
+                  WHERE k.contypid = ANY (b.domains) AND k.contype = 'c' ORDER BY k.oid)
+               AS definitions,
            (a.attnotnull OR b.required) AS required, a.attgenerated <> '' AS generated,
            a.attidentity::text AS identity, pg_get_expr(d.adbin, d.adrelid) AS default,
            ARRAY(SELECT p FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE']) AS p
@@ -340,7 +343,10 @@ def _column(row: Any) -> Column:
         element=row.element,
         width=row.width,
         domain=row.domain,
-        domain_checks=tuple(row.domain_checks),
+        domain_checks=tuple(
+            Check(name, (row.name,), definition)
+            for name, definition in zip(row.checks, row.definitions, strict=True)
+        ),
         required=row.required,
         generated=row.generated,
         identity=row.identity,

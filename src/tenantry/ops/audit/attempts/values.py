@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from secrets import randbelow, token_hex
 from typing import Final
 from uuid import uuid4
@@ -52,7 +54,7 @@ def _span(make: Callable[[int], str]) -> Maker:
 
 
 def _moment(seconds: int) -> str:
-    return f"2{200 + seconds // 10_000_000}-01-01 00:00:{seconds % 60:02}.{seconds % 1000:03}"
+    return str(datetime(2200, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds))[:19]
 
 
 _BY_TYPE: Final[dict[str, Maker]] = {
@@ -111,6 +113,7 @@ _BY_TYPE: Final[dict[str, Maker]] = {
 }
 _TEXTS: Final = frozenset({"text", "varchar", "bpchar", "citext"})
 _NUMBERS: Final = frozenset({"int2", "int4", "int8", "float4", "float8", "numeric", "money", "oid"})
+_WHOLE: Final = frozenset({"int2", "int4", "int8", "oid"})
 _MODEST: Final = {**dict.fromkeys(_NUMBERS, "1"), "bool": "false", "interval": "1 second"}
 
 # What is commonly asked of a text by a pattern.
@@ -211,6 +214,8 @@ def modest_value(column: Column) -> Maker:
 
 
 _STRING: Final = re.compile(r"'((?:[^']|'')*)'")
+# How a pattern of LIKE or a regular expression begins, as far as it says the text itself.
+_PREFIX: Final = re.compile(r"\^?([\w:/-]+)(?=[%\[(\\.])")
 _NUMBER: Final = re.compile(r"(?<![\w.'\"])\(?(-?\d+(?:\.\d+)?)\)?(?![\w'\"])")
 
 
@@ -233,7 +238,8 @@ def candidates(column: Column, rules: tuple[str, ...], *, unique: bool) -> Itera
         yield from _text_candidates(texts, numbers, unique=unique)
         return
     if column.base in _NUMBERS:
-        yield from _number_candidates(numbers + [t for t in texts if _NUMBER.fullmatch(t)])
+        numbers += [each for each in texts if _NUMBER.fullmatch(each)]
+        yield from _number_candidates(numbers, whole=column.base in _WHOLE)
         return
     yield from (_constant(each) for each in dict.fromkeys(texts))
     yield unique_value(column)
@@ -250,6 +256,7 @@ def candidates(column: Column, rules: tuple[str, ...], *, unique: bool) -> Itera
 
 def _text_candidates(texts: list[str], numbers: list[str], *, unique: bool) -> Iterator[Maker]:
     if unique:
+        yield from (_beginning(each) for each in dict.fromkeys(texts) if _PREFIX.match(each))
         yield from _FORMATS
     yield from (_constant(each) for each in dict.fromkeys(texts))
     if not unique:
@@ -262,16 +269,24 @@ def _lengths(numbers: list[str]) -> list[int]:
     return sorted(length for length in found if 0 <= length <= 10_000)  # noqa: PLR2004
 
 
-def _number_candidates(numbers: list[str]) -> Iterator[Maker]:
-    for each in dict.fromkeys(numbers):
-        yield _constant(each)
-        for step in (1, -1):
-            yield _constant(f"{float(each) + step:g}" if "." in each else str(int(each) + step))
-    yield from (_constant(each) for each in ("0", "1", "0.5", "10", "100", "-1"))
+def _number_candidates(numbers: list[str], *, whole: bool) -> Iterator[Maker]:
+    found = [Decimal(each) for each in numbers]
+    near = [each + step for each in found for step in (0, 1, -1)]
+    between = [(one + other) / 2 for one in found for other in found if one < other]
+    common = [Decimal(each) for each in ("0", "1", "0.5", "10", "100", "-1")]
+    for each in dict.fromkeys(near + between + common):
+        if not whole or each == each.to_integral_value():
+            yield _constant(f"{each:f}")
 
 
 def _constant(value: str) -> Maker:
     return lambda: value
+
+
+def _beginning(pattern: str) -> Maker:
+    found = _PREFIX.match(pattern)
+    prefix = found.group(1) if found else ""
+    return lambda: f"{prefix}{token_hex(8)}"
 
 
 def _of_length(length: int, unit: str, prefix: str = "") -> Maker:
