@@ -21,7 +21,7 @@ from tenantry.errors import (
     TenantryError,
     TenantUnknownError,
 )
-from tenantry.tenancy.driver import BoundConnection, lies_behind_a_pooler
+from tenantry.tenancy.driver import BoundConnection, bound, lies_behind_a_pooler
 
 __all__ = ["connect", "create_bound_engine", "create_engine", "is_pooled", "run_script", "where"]
 
@@ -188,8 +188,8 @@ def create_bound_engine(url: URL, **options: Any) -> AsyncEngine:
 
 def _discard_in_doubt(dbapi_connection: Any, record: ConnectionPoolEntry) -> None:
     del dbapi_connection
-    driver = record.driver_connection
-    if not isinstance(driver, BoundConnection):
+    driver = bound(record.driver_connection)
+    if driver is None:
         return  # it was discarded before
     driver.opening = ""
     if driver.in_doubt or driver.is_in_transaction():

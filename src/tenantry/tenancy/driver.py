@@ -6,15 +6,13 @@ from typing import Any, Final
 
 import asyncpg
 
-__all__ = ["BoundConnection", "PlainConnection", "lies_behind_a_pooler"]
+__all__ = ["BoundConnection", "bound", "lies_behind_a_pooler"]
 
 # What a session could leave behind for the next one: cursors WITH HOLD, which hold rows of the
 # tenant that declared them; settings without LOCAL; channels that are listened to. After the end
 # of the transaction, or its failure would undo it.
 _CLEANING: Final = "CLOSE ALL; UNLISTEN *; RESET ALL;"
 _ENDS: Final = frozenset({"COMMIT;", "ROLLBACK;"})
-
-PlainConnection = asyncpg.Connection
 
 
 class BoundConnection(asyncpg.Connection):
@@ -43,6 +41,14 @@ class BoundConnection(asyncpg.Connection):
             self.in_doubt = False
             return str(status)
         return str(await super().execute(query, *args, timeout=timeout))
+
+
+def bound(connection: object) -> BoundConnection | None:
+    """Return ``connection`` if it is a `BoundConnection`.
+
+    To ``isinstance``, asyncpg makes every connection an instance of each of its subclasses.
+    """
+    return connection if BoundConnection in type(connection).__mro__ else None  # type: ignore[return-value]
 
 
 async def lies_behind_a_pooler(connection: asyncpg.Connection) -> bool:

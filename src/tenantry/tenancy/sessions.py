@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Final, Generic, TypeVar, cast
 from uuid import UUID
 
-from sqlalchemy import CompoundSelect, Connection, Delete, Select, Update, bindparam, event, inspect
+from sqlalchemy import (
+    Alias,
+    ColumnClause,
+    CompoundSelect,
+    Connection,
+    Delete,
+    FromClause,
+    ScalarSelect,
+    Select,
+    SelectBase,
+    Table,
+    Update,
+    bindparam,
+    event,
+    inspect,
+)
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import Mapper, Session, SessionTransaction, with_loader_criteria
 from sqlalchemy.orm.interfaces import ORMOption
 
 from tenantry.errors import CrossTenantError, SessionUseError, TenantRequiredError
 from tenantry.schema import Tenant, TenantScoped
-from tenantry.tenancy.driver import BoundConnection
+from tenantry.tenancy.driver import bound
 
 __all__ = ["OperatorSession", "SessionBlock", "TenantSession", "as_tenant_id"]
 
@@ -74,6 +90,26 @@ def _change_criteria(tenant_id: UUID) -> tuple[ORMOption, ...]:
     )
 
 
+def _further_tables(statement: Update | Delete) -> Iterator[FromClause]:
+    """Yield the tenant tables that UPDATE … FROM and DELETE … USING join.
+
+    SQLAlchemy gives the criteria to the table that is changed and to subqueries, not to these.
+    """
+    if statement.whereclause is None:
+        return
+    seen: set[FromClause] = {cast("FromClause", statement.table)}
+    stack: list[Any] = [statement.whereclause]
+    while stack:
+        element = stack.pop()
+        if isinstance(element, ColumnClause):
+            table = element.table
+            if isinstance(table, Table | Alias) and table not in seen and "tenant_id" in table.c:
+                seen.add(table)
+                yield table
+        elif not isinstance(element, SelectBase | ScalarSelect):
+            stack.extend(element.get_children())
+
+
 class _BlockSession(Session):
     """A session that cannot be used after its block."""
 
@@ -82,8 +118,8 @@ class _BlockSession(Session):
 
 @event.listens_for(_BlockSession, "after_transaction_create")
 def _refuse_after_the_end(session: _BlockSession, transaction: SessionTransaction) -> None:
-    del transaction
     if session.ended:
+        transaction.close()  # or the next use would find it begun
         raise SessionUseError(
             "This session's block has ended. Open another with db.tenant() or db.operator()."
         )
@@ -120,6 +156,8 @@ class _TenantSyncSession(_BlockSession):
                 params = {**(params or {}), _PARAMETER: self.tenant_id}
         elif isinstance(statement, Update | Delete):
             statement = statement.options(*_change_criteria(self.tenant_id))
+            for table in _further_tables(statement):
+                statement = statement.where(table.c.tenant_id == self.tenant_id)
         return statement, params
 
     # get_one() and AsyncSession's methods of both names come here as well.
@@ -227,8 +265,8 @@ def _bind_tenant(
 ) -> None:
     if transaction.nested:
         return
-    driver = connection.connection.driver_connection
-    if not isinstance(driver, BoundConnection):
+    driver = bound(connection.connection.driver_connection)
+    if driver is None:
         raise SessionUseError("This engine cannot bind a tenant. Open sessions with db.tenant().")
     if connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT":
         raise SessionUseError(
