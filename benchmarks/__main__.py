@@ -7,13 +7,14 @@ import asyncio
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
-from benchmarks import seed_loading
+from benchmarks import seed_loading, tenant_transaction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
 BENCHMARKS: Final[dict[str, Callable[[argparse.Namespace], Coroutine[Any, Any, bool]]]] = {
     "seed_loading": seed_loading.run,
+    "tenant_transaction": tenant_transaction.run,
 }
 """Each prints its figures and returns whether its limits are kept."""
 
