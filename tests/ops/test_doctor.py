@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -10,7 +11,6 @@ from datetime import date
 from pathlib import Path
 from uuid import uuid4
 
-import asyncpg
 import pytest
 from sqlalchemy import URL, text
 
@@ -25,6 +25,7 @@ from tenantry.settings import Settings
 from tenantry.tenancy.connecting import create_engine
 from tests.conftest import Connect, Server, Urls
 from tests.ops.projects import NOTES, declare
+from tests.pgbouncer import pgbouncer
 
 TODAY = date(2026, 11, 22)
 
@@ -383,13 +384,14 @@ async def test_a_clock_that_is_wrong_is_measured(
     assert "behind this machine" in found.found
 
 
-async def test_a_pooler_in_between_is_noticed(urls: Urls, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_pooler_in_between_is_noticed(urls: Urls) -> None:
     """The process that answered the login is not the one that runs the query."""
     assert (await look(urls.settings))["pooler"].found == "none in between"
-    # As a pooler does, which makes up the process id that it gives to its client.
-    monkeypatch.setattr(asyncpg.Connection, "get_server_pid", lambda _: 4711)
-    found = (await look(urls.settings))["pooler"]
-    assert (found.state, "PgBouncer" in found.found) == ("ok", True)
+    async with pgbouncer(urls.admin, connections=2) as bounced:
+        through = bounced.set(username=urls.app.username, database=urls.app.database)
+        found = await look(replace(urls.settings, database_url=through))
+    assert (found["pooler"].state, "PgBouncer" in found["pooler"].found) == ("ok", True)
+    assert {each.name for each in found.values() if each.state == "problem"} == set()
 
 
 @pytest.mark.parametrize(
@@ -437,3 +439,18 @@ async def test_examining_is_quick(urls: Urls) -> None:
     began = asyncio.get_running_loop().time()
     await examine(urls.settings, project=Project())
     assert asyncio.get_running_loop().time() - began < 10
+
+
+async def test_a_server_that_takes_connections_and_says_nothing_is_named(
+    urls: Urls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits for ever, and what the other connection can tell is told."""
+    monkeypatch.setattr(doctor, "_LIMIT_SECONDS", 1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # the kernel takes the connection
+        port = silent.getsockname()[1]
+        mute = URL.create("postgresql", "a", "hunter2", "127.0.0.1", port, "d")
+        found = await look(replace(urls.settings, admin_url=mute))
+    assert found["administrator-connection"].state == "problem"
+    assert "does not answer within 1 s" in found["administrator-connection"].found
+    assert found["application-role"].state == "ok"
+    assert "hunter2" not in repr(found)

@@ -17,6 +17,7 @@ from tenantry.cli.audit_text import print_report
 from tenantry.cli.console import Json, Models, err, out
 from tenantry.cli.escaping import json_text, require_printable_stdout
 from tenantry.errors import ConfigurationError, SchemaMissingError
+from tenantry.ops.application_role import audited_role
 from tenantry.ops.audit.report import OPERATIONS, AuditReport
 from tenantry.ops.development import bring_up
 from tenantry.ops.project import Project, load_project
@@ -54,7 +55,11 @@ def audit(
     ] = None,
     role: Annotated[
         str | None,
-        typer.Option(help="Role that the application connects as.", metavar="NAME"),
+        typer.Option(
+            help="Role that the application connects as. Default: the one of its URL.",
+            metavar="NAME",
+            show_default=False,
+        ),
     ] = None,
     tenant_column: TenantColumn = "tenant_id",
     shared: Shared = None,
@@ -68,11 +73,11 @@ def audit(
     project = load_project(models=tuple(models or ()))
 
     async def work() -> AuditReport:
-        url = await _url(static=static)
+        url, settings = await _url(static=static)
         return await _audit(
             url,
             project=project,
-            role=role,
+            role=role or await audited_role(url, application_url=settings.database_url),
             tenant_column=tenant_column,
             live=not static,
             shared=tuple(shared or ()),
@@ -103,13 +108,13 @@ def _require_one_result(*, as_json: bool, html: str | None) -> None:
         )
 
 
-async def _url(*, static: bool) -> URL:
+async def _url(*, static: bool) -> tuple[URL, Settings]:
     # Never migrated, not even a new embedded database: an audit looks at what is there.
     settings, _ = await bring_up(Settings.from_environment(), on_step=console.step)
     if settings.admin_url is not None:
-        return settings.admin_url
+        return settings.admin_url, settings
     if static and settings.database_url is not None:
-        return settings.database_url
+        return settings.database_url, settings
     raise ConfigurationError(
         f"{ADMIN_URL} is not set, and to try the walls the audit has to make two tenants, in a "
         f"transaction that it rolls back, and become the application's role. Set {ADMIN_URL} to "

@@ -59,7 +59,7 @@ def print_report(report: AuditReport, console: Console, *, unicode: bool = True)
 
 def _print_matrix(report: AuditReport, console: Console, marks: Mapping[Outcome, str]) -> None:
     wide = console.width >= _WIDE
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=0, show_edge=False)
     table.add_column("table", style="name", overflow="fold")
     for operation in OPERATIONS:
         heading = operation.replace(" ", "\n") if wide else _LETTERS[operation]
@@ -67,8 +67,7 @@ def _print_matrix(report: AuditReport, console: Console, marks: Mapping[Outcome,
     for name, outcomes in _lines(matrix(report)):
         cells = (Text(marks[outcome], _STYLES[outcome]) for outcome in outcomes)
         table.add_row(Text(printable(name)), *cells)
-    # A table knows how to fold; the console's soft wrapping would let it run past the edge.
-    console.print(table, soft_wrap=False)
+    console.print(table)
     legend = ", ".join(f"{marks[outcome]} {outcome}" for outcome in marks)
     if not wide:
         legend += "; " + ", ".join(f"{_LETTERS[each]} {each}" for each in OPERATIONS)

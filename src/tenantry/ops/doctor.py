@@ -19,7 +19,7 @@ from sqlalchemy.pool import NullPool
 
 from tenantry import __version__
 from tenantry.errors import TenantryError
-from tenantry.ops.audit.report import AuditReport
+from tenantry.ops.application_role import audited_role
 from tenantry.ops.diagnosis.capacity import diagnose_pools
 from tenantry.ops.diagnosis.configuration import (
     diagnose_extensions,
@@ -93,7 +93,11 @@ async def examine(
             found += await _guarded(name, connection, look)
     url = settings.admin_url if admin is not None else settings.database_url
     if url is not None and (app is not None or admin is not None):
-        found += await _guarded("audit", None, lambda: _audit(url, project, tenant_column, shared))
+        found += await _guarded(
+            "audit",
+            None,
+            lambda: _audit(url, settings.database_url, project, tenant_column, shared),
+        )
     return found
 
 
@@ -115,9 +119,15 @@ async def _connected(
     # Read-only: what would change something by mistake is refused by the server.
     engine = create_engine(url, pool_class=NullPool).execution_options(postgresql_readonly=True)
     try:
-        connection = await engine.connect()
+        async with asyncio.timeout(_LIMIT_SECONDS):
+            connection = await engine.connect()
     except TenantryError as error:
         found.append(Diagnosis(name, "problem", str(error)))
+        yield None
+        return
+    except TimeoutError:
+        late = f"{where(url)} takes connections and does not answer within {_LIMIT_SECONDS} s"
+        found.append(Diagnosis(name, "problem", late, "Look at the server and at what is between."))
         yield None
         return
     found.append(Diagnosis(name, "ok", where(url)))
@@ -189,12 +199,21 @@ async def _pools(app: AsyncConnection, patient: _Patient) -> list[Diagnosis]:
 
 
 async def _audit(
-    url: URL, project: Project, tenant_column: str, shared: tuple[str, ...]
+    url: URL,
+    application_url: URL | None,
+    project: Project,
+    tenant_column: str,
+    shared: tuple[str, ...],
 ) -> list[Diagnosis]:
     from tenantry.ops.audit import audit
 
-    report: AuditReport = await audit(
-        url, project=project, tenant_column=tenant_column, live=False, shared=shared
+    report = await audit(
+        url,
+        project=project,
+        app_role=await audited_role(url, application_url=application_url),
+        tenant_column=tenant_column,
+        live=False,
+        shared=shared,
     )
     if not report.findings and not report.tables:
         return [Diagnosis("audit", "problem", "there are no tables to audit")]
@@ -228,6 +247,7 @@ async def _guarded(name: str, connection: AsyncConnection | None, look: Look) ->
     finally:
         if connection is not None:
             # A connection that is lost has been reported; the next look opens another.
-            with suppress(TenantryError, SQLAlchemyError):
-                await connection.rollback()
+            with suppress(TenantryError, SQLAlchemyError, TimeoutError):
+                async with asyncio.timeout(_LIMIT_SECONDS):
+                    await connection.rollback()
     return [Diagnosis(name, "problem", f"could not be looked at: {found}", "Run this again.")]
