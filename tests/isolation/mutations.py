@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["MUTATIONS", "Mutation"]
+__all__ = ["MUTATIONS", "NEWER", "Mutation"]
 
 
 class Mutation(NamedTuple):
@@ -394,6 +394,18 @@ SETTINGS = [
         )
     ),
     Mutation(
+        "tenant-for-all-roles",
+        "ALTER ROLE ALL SET tenantry.tenant_id = '00000000-0000-0000-0000-000000000000'",
+        "server",
+        "setting-tenant",
+    ),
+    Mutation(
+        "no-iterative-scan-for-app",
+        "ALTER ROLE tenantry_app SET hnsw.iterative_scan = off",
+        "role tenantry_app",
+        "setting",
+    ),
+    Mutation(
         "no-iterative-scan",
         "ALTER DATABASE {database} RESET hnsw.iterative_scan",
         "database {database}",
@@ -425,6 +437,20 @@ OWNERS = [
         "ALTER DATABASE {database} OWNER TO tenantry_app",
         "database {database}",
         "owner-is-application",
+    ),
+    Mutation(
+        "function-of-app",
+        "CREATE FUNCTION spy() RETURNS int LANGUAGE sql RETURN 1;"
+        " ALTER FUNCTION spy() OWNER TO tenantry_app",
+        "function public.spy()",
+        "owner-is-application",
+    ),
+    Mutation(
+        "materialized-view-for-web",
+        "CREATE ROLE audit_web LOGIN; GRANT tenantry_app TO audit_web;"
+        " CREATE MATERIALIZED VIEW seen AS SELECT * FROM users; GRANT SELECT ON seen TO audit_web",
+        "materialized view public.seen",
+        "materialized-view-open",
     ),
     Mutation(
         "view-of-app",
@@ -493,6 +519,13 @@ KEYS = [
             " messages_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES tenants ON DELETE CASCADE"
             " NOT VALID",
             "foreign-key-not-valid",
+        ),
+        (
+            "inherits-from-outside",
+            "CREATE TABLE stray (id uuid, content text);"
+            " ALTER TABLE stray ALTER id SET NOT NULL, ALTER content SET NOT NULL;"
+            " ALTER TABLE messages INHERIT stray",
+            "table-inherits",
         ),
         ("triggers-disabled", "ALTER TABLE messages DISABLE TRIGGER ALL", "triggers-disabled"),
         (
@@ -741,6 +774,15 @@ TABLES = [
             " SET SCHEMA public",
             "table-undeclared",
         ),
+        (
+            "undeclared-policies-for-web",
+            "CREATE ROLE audit_web LOGIN; GRANT tenantry_app TO audit_web;"
+            " CREATE TABLE stray (tenant_id uuid NOT NULL REFERENCES tenants, id uuid,"
+            " PRIMARY KEY (tenant_id, id));"
+            " ALTER TABLE stray ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;"
+            " CREATE POLICY open ON stray TO audit_web USING (true) WITH CHECK (true)",
+            "policy-open",
+        ),
         ("inherits", "CREATE TABLE stray () INHERITS (messages)", "table-inherits"),
         (
             "partition-granted",
@@ -839,6 +881,11 @@ FUNCTIONS = [
                 "tenant-not-for-app",
                 "REVOKE EXECUTE ON FUNCTION tenantry.current_tenant() FROM tenantry_app",
                 "function-differs",
+            ),
+            (
+                "tenant-renamed",
+                "ALTER FUNCTION tenantry.current_tenant() RENAME TO somebody",
+                "function-missing",
             ),
             (
                 "tenant-dropped",
@@ -949,6 +996,24 @@ FUNCTIONS = [
         "cast (text AS uuid)",
         "cast-shadows",
     ),
+]
+
+# What only newer servers know: the version that does, and the mutation.
+NEWER = [
+    (17, mutation)
+    for mutation in on(
+        "widgets", ("grant-maintain", "GRANT MAINTAIN ON widgets TO tenantry_app", "grant-too-wide")
+    )
+] + [
+    (18, mutation)
+    for mutation in on(
+        "messages",
+        (
+            "foreign-key-not-enforced",
+            "ALTER TABLE messages ALTER CONSTRAINT messages_tenant_id_fkey NOT ENFORCED",
+            "foreign-key-not-enforced",
+        ),
+    )
 ]
 
 MUTATIONS = [

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
+import asyncpg
 import pytest
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -20,7 +21,7 @@ from tenantry.ops.audit.scope import read_scope
 from tenantry.ops.audit.static.checking import static_findings
 from tenantry.tenancy.connecting import create_engine, run_script
 from tests.conftest import Server
-from tests.isolation.mutations import MUTATIONS, Mutation
+from tests.isolation.mutations import MUTATIONS, NEWER, Mutation
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,23 @@ async def patient(server: Server, database: str) -> AsyncIterator[Patient]:
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
 async def test_a_wall_taken_down_is_named_and_mended(patient: Patient, mutation: Mutation) -> None:
     """The audit reports the check on its subject, and with the SQL it prints nothing is left."""
+    await named_and_mended(patient, mutation)
+
+
+@pytest.mark.parametrize(("version", "mutation"), NEWER, ids=[each.name for _, each in NEWER])
+async def test_a_wall_of_newer_servers_is_named_and_mended(
+    patient: Patient, version: int, mutation: Mutation
+) -> None:
+    """The same for what only newer servers have; an older one refuses the mutation itself."""
+    shown = await patient.connection.exec_driver_sql("SHOW server_version_num")
+    if int(shown.scalar_one()) >= version * 10000:
+        await named_and_mended(patient, mutation)
+        return
+    with pytest.raises(asyncpg.PostgresError):
+        await patient.run(mutation.sql, path="public")
+
+
+async def named_and_mended(patient: Patient, mutation: Mutation) -> None:
     await patient.run(mutation.sql, path="public")
     found = await patient.audit()
     assert (patient.fill(mutation.subject), mutation.check) in {

@@ -58,6 +58,10 @@ CHECKS: Final[tuple[Callable[[Ground], Iterator[Finding]], ...]] = (
 )
 
 
+# What other findings are still about: a function that policies call, a schema with tables in it.
+_LAST: Final = {"function-undeclared": 1, "schema-shadows": 2}
+
+
 def read_ground(connection: Connection, scope: Scope) -> Ground:
     """Read what the checks look at.
 
@@ -75,8 +79,7 @@ def findings_on(ground: Ground) -> list[Finding]:
 
 def in_order(findings: Iterable[Finding]) -> list[Finding]:
     """Return ``findings`` each once, so that their SQL can be run from the first to the last."""
-    # After it the tables of a schema have another name.
-    return sorted(set(findings), key=lambda each: (each.check == "schema-shadows", each))
+    return sorted(set(findings), key=lambda each: (_LAST.get(each.check, 0), each))
 
 
 def static_findings(connection: Connection, scope: Scope) -> list[Finding]:

@@ -68,8 +68,12 @@ class Ground:
 
     @cached_property
     def everyone(self) -> frozenset[str]:
-        """Whatever is granted to one of these is granted to the application."""
-        return self.reach | {"public"}
+        """Whatever is granted to one of these is granted to the application.
+
+        In a database that is not ours, a role that logs in and is a member of the application's
+        may as well be the one that runs its migrations.
+        """
+        return self.reach | {"public"} | set(self.connecting if self.scope.is_ours else ())
 
     @cached_property
     def connecting(self) -> list[str]:

@@ -185,6 +185,17 @@ def _owners_around(ground: Ground, wanted: str) -> Iterator[Finding]:
                 why,
                 f"ALTER SCHEMA {mending.schema_name(schema.name)} OWNER TO {wanted};",
             )
+    for function in ground.snapshot.functions:
+        # Ours are compared with their files, owner included.
+        ours = ground.scope.is_ours and function.schema == "tenantry"
+        if function.owner in ground.reach and not ours and not function.extension:
+            yield Finding(
+                f"{function.kind.lower()} {function.signature}",
+                "owner-is-application",
+                f"{function.owner} owns {function.signature}.",
+                "An owner may change what it does for everybody who calls it.",
+                f"ALTER {function.kind} {function.signature} OWNER TO {wanted};",
+            )
     database = ground.snapshot.database
     if database.owner in ground.reach:
         yield Finding(

@@ -8,7 +8,7 @@ from typing import Final
 from tenantry.ops.audit.report import Finding
 from tenantry.ops.audit.static.ground import ABOVE, POWERFUL, Ground
 from tenantry.ops.audit.static.snapshot import Membership, Role
-from tenantry.schema.row_security import OWNER_ROLE
+from tenantry.schema.row_security import APP_ROLE, OWNER_ROLE
 from tenantry.tenancy.catalog import quote
 
 __all__ = ["attributes", "memberships", "settings"]
@@ -73,6 +73,8 @@ def memberships(ground: Ground) -> Iterator[Finding]:
     """The application is a member of nothing that sees more, directly or through others."""
     ours = {*ABOVE, ground.scope.app_role} if ground.scope.is_ours else set()
     for each in ground.snapshot.memberships:
+        if ground.scope.is_ours and each.role == APP_ROLE and each.member not in ABOVE:
+            continue  # a role of one's own may be the application's
         if each.member in ground.reach or each.member in ours:
             why = _reason(ground, each.role)
             if why is None and not ground.scope.is_ours:
@@ -121,6 +123,10 @@ _ALWAYS: Final = {
     "session_replication_role": "As a replica it checks no foreign key and runs no trigger.",
     "lo_compat_privileges": "Every role reads and writes every large object.",
 }
+_SCAN: Final = (
+    "A vector index returns the nearest rows of all tenants, and the policy filters them: one "
+    "tenant's documents push another's out of its results."
+)
 _PATH: Final = "Names are looked up elsewhere first: tables and functions can be shadowed."
 _TENANT: Final = (
     "Every connection starts with a tenant, so a request that forgot to bind its own reads and "
@@ -137,6 +143,8 @@ def settings(ground: Ground) -> Iterator[Finding]:
         why = _ALWAYS.get(each.name)
         if tenant and each.name.startswith(prefix):
             why = _TENANT
+        elif each.name == "hnsw.iterative_scan" and each.role in ground.everyone:
+            why = _SCAN if each.value == "off" and ground.scope.is_ours else None
         elif each.name == "search_path" and _is_bent(ground, each.value):
             why = _PATH
         elif (
@@ -149,12 +157,14 @@ def settings(ground: Ground) -> Iterator[Finding]:
         if each.role:
             inside = f" IN DATABASE {quote(database)}" if each.in_database else ""
             mend = f"ALTER ROLE {quote(each.role)}{inside} RESET {each.name};"
+        elif not each.in_database:
+            subject, mend = "server", f"ALTER ROLE ALL RESET {each.name};"
         else:
             mend = f"ALTER DATABASE {quote(database)} RESET {each.name};"
         yield Finding(
             subject,
             "setting-tenant" if why is _TENANT else "setting",
-            f"{subject[0].upper()}{subject[1:]} sets {each.name} to {each.value}.",
+            f"For {subject}, {each.name} is set to {each.value}.",
             why,
             mend,
         )
@@ -164,8 +174,7 @@ def settings(ground: Ground) -> Iterator[Finding]:
             f"database {quote(database)}",
             "vector-scan",
             "hnsw.iterative_scan is not set for the database.",
-            "A vector index returns the nearest rows of all tenants, and the policy filters them: "
-            "one tenant's documents push another's out of its results.",
+            _SCAN,
             f"ALTER DATABASE {quote(database)} SET hnsw.iterative_scan = strict_order;",
         )
 
@@ -202,6 +211,6 @@ def _bound(ground: Ground) -> Iterator[Finding]:
         "setting-tenant",
         f"A new connection has {tenant} set already.",
         _TENANT,
-        f"-- From the server's configuration or the connection's own options.\n"
-        f"ALTER SYSTEM RESET {tenant};\nSELECT pg_reload_conf();\nRESET {tenant};",
+        f"-- Unless it is an option of the connection itself.\n"
+        f"ALTER SYSTEM RESET {tenant};\nSELECT pg_reload_conf();",
     )

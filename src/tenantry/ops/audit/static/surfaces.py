@@ -97,23 +97,22 @@ def _triggers(ground: Ground, table: Relation) -> Iterator[Finding]:
 
 
 def children(ground: Ground) -> Iterator[Finding]:
-    """No declared table has parts that hold its rows outside of its walls."""
+    """No declared table has parts, or is a part, outside of its walls."""
     if not ground.scope.is_ours:
         return
-    names = {each.name: each for each in ground.tenant_tables}
+    tenants = {each.name for each in ground.tenant_tables}
     for table in ground.snapshot.relations.values():
-        parents = [names[each] for each in table.parents if each in names]
-        if not parents or table.is_partition or table.kind == "S":
+        if table.is_partition or table.kind == "S" or not table.parents:
             continue
-        parent = parents[0]
-        actions = [f"NO INHERIT {each.name}" for each in parents]
+        if table.name not in tenants and not tenants & set(table.parents):
+            continue
         yield Finding(
             f"table {table.name}",
             "table-inherits",
-            f"{table.name} inherits from {parent.name}, which is no partitioned table.",
-            "Queries of the parent read its rows too, and no key and no foreign key of the parent "
-            "holds for them.",
-            mending.lines(mending.alter(table, each) for each in actions),
+            f"{table.name} inherits from {', '.join(table.parents)}.",
+            "A query of the parent reads the rows of both, and only asks the parent's policies; "
+            "no key of the parent holds for the other's rows.",
+            mending.lines(mending.alter(table, f"NO INHERIT {each}") for each in table.parents),
             table.name,
         )
 
