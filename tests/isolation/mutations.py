@@ -521,6 +521,16 @@ KEYS = [
             "foreign-key-not-valid",
         ),
         (
+            "tenant-column-renamed",
+            "ALTER TABLE messages RENAME COLUMN tenant_id TO whose",
+            "tenant-column-missing",
+        ),
+        (
+            "tenant-column-dropped",
+            "ALTER TABLE messages DROP COLUMN tenant_id CASCADE",
+            "tenant-column-missing",
+        ),
+        (
             "inherits-from-outside",
             "CREATE TABLE stray (id uuid, content text);"
             " ALTER TABLE stray ALTER id SET NOT NULL, ALTER content SET NOT NULL;"
@@ -601,6 +611,11 @@ KEYS = [
     ),
     *on(
         "tenants",
+        (
+            "tenants-primary-key",
+            "ALTER TABLE tenants DROP CONSTRAINT tenants_pkey CASCADE",
+            "primary-key-without-tenant",
+        ),
         ("unique-name", "CREATE UNIQUE INDEX extra ON tenants (name)", "unique-without-tenant"),
         (
             "unique-name-expression",
@@ -624,6 +639,13 @@ VIEWS = [
         "view",
         "CREATE VIEW seen AS SELECT * FROM users",
         "view public.seen",
+        "view-without-invoker",
+    ),
+    Mutation(
+        "view-instead-of-the-table",
+        "ALTER TABLE widgets RENAME TO widgets_behind; CREATE VIEW widgets AS SELECT * FROM"
+        " widgets_behind; GRANT SELECT ON widgets TO tenantry_app",
+        "view public.widgets",
         "view-without-invoker",
     ),
     Mutation(
@@ -798,6 +820,26 @@ TABLES = [
         "CREATE TABLE tenantry.spy (id int)",
         "table tenantry.spy",
         "table-undeclared",
+    ),
+    Mutation(
+        "grant-all-on-all",
+        "GRANT ALL ON ALL TABLES IN SCHEMA public TO PUBLIC",
+        "table public.sessions",
+        "grant-too-wide",
+    ),
+    *on(
+        "lines",
+        (
+            "tables-of-another-make",
+            "CREATE TABLE orders (id serial PRIMARY KEY, tenant_id uuid NOT NULL REFERENCES"
+            " tenants, number text UNIQUE); CREATE TABLE lines (id serial PRIMARY KEY, order_id int"
+            " REFERENCES orders ON DELETE SET NULL, tenant_id uuid NOT NULL REFERENCES tenants);"
+            " GRANT ALL ON orders, lines, orders_id_seq, lines_id_seq TO tenantry_app;"
+            " INSERT INTO tenants (name, slug) VALUES ('a', 'a');"
+            " INSERT INTO orders (tenant_id) SELECT id FROM tenants;"
+            " INSERT INTO lines (tenant_id, order_id) SELECT tenant_id, id FROM orders",
+            "foreign-key-without-tenant",
+        ),
     ),
     Mutation(
         "copy-of-rows",

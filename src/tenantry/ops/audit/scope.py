@@ -47,11 +47,13 @@ class Scope:
     shared: frozenset[str] = frozenset()
 
 
+# By the catalog and not by to_regclass(), which asks for USAGE of the schema.
 _IS_OURS = text("""
-    SELECT EXISTS (SELECT FROM pg_namespace n JOIN pg_proc p ON p.pronamespace = n.oid
+    SELECT EXISTS (SELECT FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
                     WHERE n.nspname = 'tenantry' AND p.proname = 'current_tenant')
-        OR (to_regclass('tenantry.alembic_version') IS NOT NULL
-            AND to_regclass('public.tenants') IS NOT NULL)
+        OR (SELECT count(*) = 2 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+             WHERE (n.nspname, c.relname) IN (('tenantry', 'alembic_version'),
+                                              ('public', 'tenants')))
 """)
 
 _ROLES = text("SELECT rolname::text FROM pg_roles WHERE rolname = ANY (:names)")

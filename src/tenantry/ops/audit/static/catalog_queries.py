@@ -101,8 +101,13 @@ COLUMNS = text(f"""
     SELECT a.attrelid AS relation, a.attname::text AS name, a.attnum AS number,
            format_type(a.atttypid, a.atttypmod) AS type, a.attnotnull AS required,
            pg_get_expr(d.adbin, d.adrelid) AS value, a.attidentity <> '' AS identity,
-           a.attgenerated <> '' AS generated, pg_get_serial_sequence(
-               format('%I.%I', n.nspname, c.relname), a.attname) AS sequence
+           a.attgenerated <> '' AS generated,
+           (SELECT format('%I.%I', m.nspname, s.relname)
+              FROM pg_depend x JOIN pg_class s ON s.oid = x.objid AND s.relkind = 'S'
+              JOIN pg_namespace m ON m.oid = s.relnamespace
+             WHERE x.refclassid = 'pg_class'::regclass AND x.refobjid = a.attrelid
+               AND x.refobjsubid = a.attnum AND x.classid = 'pg_class'::regclass
+               AND x.deptype IN ('a', 'i') LIMIT 1) AS sequence
       FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
       JOIN pg_namespace n ON n.oid = c.relnamespace
       LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum

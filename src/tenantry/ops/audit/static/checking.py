@@ -27,6 +27,7 @@ CHECKS: Final[tuple[Callable[[Ground], Iterator[Finding]], ...]] = (
     walls.row_security,
     walls.policies,
     walls.undeclared_tables,
+    keys.missing_columns,
     keys.primary_keys,
     keys.indexes,
     keys.exclusions,
@@ -58,8 +59,14 @@ CHECKS: Final[tuple[Callable[[Ground], Iterator[Finding]], ...]] = (
 )
 
 
-# What other findings are still about: a function that policies call, a schema with tables in it.
-_LAST: Final = {"function-undeclared": 1, "schema-shadows": 2}
+# First what others rest on: keys that foreign keys refer to. Last what others are still about: a
+# function that policies call, a schema with tables in it.
+_RANKS: Final = {
+    "primary-key-differs": -1,
+    "primary-key-without-tenant": -1,
+    "function-undeclared": 1,
+    "schema-shadows": 2,
+}
 
 
 def read_ground(connection: Connection, scope: Scope) -> Ground:
@@ -79,7 +86,7 @@ def findings_on(ground: Ground) -> list[Finding]:
 
 def in_order(findings: Iterable[Finding]) -> list[Finding]:
     """Return ``findings`` each once, so that their SQL can be run from the first to the last."""
-    return sorted(set(findings), key=lambda each: (_LAST.get(each.check, 0), each))
+    return sorted(set(findings), key=lambda each: (_RANKS.get(each.check, 0), each))
 
 
 def static_findings(connection: Connection, scope: Scope) -> list[Finding]:

@@ -33,6 +33,7 @@ class DeclaredTable:
 
     key: str
     row_security: RowSecurity | None
+    columns: tuple[str, ...]
     primary_key: tuple[str, ...]
     foreign_keys: tuple[DeclaredKey, ...]
     defaults: dict[str, str]
@@ -44,6 +45,7 @@ def declared_tables(metadata: MetaData) -> dict[str, DeclaredTable]:
         DeclaredTable(
             key=_table_key(table),
             row_security=row_security_of(table),
+            columns=tuple(column.name for column in table.columns),
             primary_key=tuple(column.name for column in table.primary_key),
             foreign_keys=tuple(
                 _key(each) for each in sorted(table.foreign_key_constraints, key=_constraint_name)

@@ -54,8 +54,8 @@ class Ground:
 
     @cached_property
     def by_key(self) -> dict[str, Relation]:
-        """Every relation by ``schema.name`` without quotes."""
-        return {each.key: each for each in self.snapshot.relations.values()}
+        """Every table by ``schema.name`` without quotes."""
+        return {each.key: each for each in self.snapshot.tables}
 
     def above(self, role: str) -> set[str]:
         """Return every role that ``role`` is or can become, by whatever kind of membership."""
@@ -149,6 +149,12 @@ class Ground:
         """Return what is declared of ``relation`` if it declares row security."""
         declared = self.declared.get(relation.key)
         return declared if declared and declared.row_security else None
+
+    def lacks_tenant(self, relation: Relation) -> bool:
+        """Return whether ``relation`` declares the tenant column and does not have it."""
+        declared = self.declared.get(relation.key)
+        column = self.scope.tenant_column
+        return bool(declared and column in declared.columns and column not in relation.columns)
 
     def granted(self, relation: Relation, *, columns: bool = True) -> set[str]:
         """Return the privileges that the application holds on ``relation`` or a column of it."""

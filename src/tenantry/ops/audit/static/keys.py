@@ -12,7 +12,46 @@ from tenantry.ops.audit.static.policies import is_bound_tenant
 from tenantry.ops.audit.static.snapshot import Constraint, Index, Relation
 from tenantry.tenancy.catalog import quote
 
-__all__ = ["exclusions", "indexes", "primary_keys", "tenant_columns"]
+__all__ = ["exclusions", "indexes", "missing_columns", "primary_keys", "tenant_columns"]
+
+
+def missing_columns(ground: Ground) -> Iterator[Finding]:
+    """Every table that declares a tenant has the column that says which."""
+    column = quote(ground.scope.tenant_column)
+    for table in ground.snapshot.tables:
+        if not ground.lacks_tenant(table):
+            continue
+        renamed = _renamed(ground, table)
+        if renamed:
+            mend = f"ALTER TABLE {table.name} RENAME COLUMN {quote(renamed)} TO {column};"
+        else:
+            mend = mending.lines(
+                [
+                    "-- Rows no longer say whose they are. This is for a table without any.",
+                    mending.alter(
+                        table, f"ADD COLUMN IF NOT EXISTS {column} {ground.tenant_type} NOT NULL"
+                    ),
+                    *mending.declared_keys(ground, table),
+                    mending.wall(ground, table),
+                ]
+            )
+        yield Finding(
+            f"table {table.name}",
+            "tenant-column-missing",
+            f"{table.name} has no column {ground.scope.tenant_column}, which it declares.",
+            "Nothing says whose its rows are, so nothing can keep them apart.",
+            mend,
+            table.name,
+        )
+
+
+def _renamed(ground: Ground, table: Relation) -> str | None:
+    """Return the column that refers to the tenants, if there is one."""
+    for key in table.constraints:
+        target = ground.snapshot.relations.get(key.target)
+        if target is not None and target is ground.tenants and len(key.columns) == 1:
+            return key.columns[0]
+    return None
 
 
 def primary_keys(ground: Ground) -> Iterator[Finding]:

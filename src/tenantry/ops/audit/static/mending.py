@@ -13,6 +13,7 @@ from tenantry.tenancy.catalog import quote
 __all__ = [
     "alter",
     "create_policy",
+    "declared_keys",
     "drop_policy",
     "exactly",
     "foreign_key",
@@ -154,6 +155,24 @@ def foreign_key(ground: Ground, relation: Relation, key: Constraint) -> list[str
     if _has_composite(ground, relation, key, mine):
         return [drop]
     return [drop, *_composite(ground, relation, key, mine, theirs)]
+
+
+def declared_keys(ground: Ground, relation: Relation) -> Iterator[str]:
+    """Return what gives ``relation`` the default, primary key and foreign keys it declares."""
+    declared = ground.declared[relation.key]
+    for column, default in declared.defaults.items():
+        if column == ground.scope.tenant_column:
+            yield alter(relation, f"ALTER COLUMN {quote(column)} SET DEFAULT {default}")
+    name = quote(f"{relation.relname}_pkey"[:63])
+    yield alter(relation, f"DROP CONSTRAINT IF EXISTS {name}")
+    yield alter(relation, f"ADD CONSTRAINT {name} PRIMARY KEY ({names(declared.primary_key)})")
+    for key in declared.foreign_keys:
+        target = ground.by_key.get(key.target)
+        if target is not None:
+            yield alter(relation, f"DROP CONSTRAINT IF EXISTS {quote(key.name)}")
+            yield from _add(
+                ground, relation, target, (key.name, key.columns, key.target_columns), key.clauses
+            )
 
 
 def _add(

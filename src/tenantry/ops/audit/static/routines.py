@@ -124,7 +124,7 @@ def untrusted(ground: Ground) -> Iterator[Finding]:
     """The application calls nothing that runs outside of the database or reaches other servers."""
     for function in ground.snapshot.functions:
         callers = _who(function, ground)
-        if not callers or function.schema == "pg_catalog":
+        if not callers or function.schema == "pg_catalog" or function.kind == "AGGREGATE":
             continue
         if function.extension in {"dblink", "adminpack", "pageinspect", "pg_read_file"}:
             what = f"is of the extension {function.extension}"
@@ -208,6 +208,8 @@ def our_functions(ground: Ground) -> Iterator[Finding]:
                 _restore(declared, actual),
             )
     for signature, function in sorted(found.items()):
+        if function.extension:
+            continue
         yield Finding(
             _subject(function),
             "function-undeclared",

@@ -48,7 +48,7 @@ def row_security(ground: Ground) -> Iterator[Finding]:
 def policies(ground: Ground) -> Iterator[Finding]:
     """Every policy compares the row's tenant with the bound one, or is declared."""
     for table in ground.tenant_tables:
-        if ground.is_sheltered(table):
+        if ground.is_sheltered(table) or ground.lacks_tenant(table):
             continue
         declared = ground.walls(table)
         if declared is not None and declared.row_security is not None:
