@@ -16,7 +16,7 @@ from tenantry.errors import CrossTenantError, SessionUseError
 
 __all__ = ["guard", "refuse_what_unbinds"]
 
-_LEADING: Final = r"(?:\s+|--[^\n]*(?:\n|$)|/\*.*?\*/)*"
+_LEADING: Final = r"(?:[\s;]+|--[^\n]*(?:\n|$)|/\*.*?\*/)*"
 _FIRST: Final = re.compile(
     _LEADING + r"(BEGIN|START\s+TRANSACTION|COMMIT|END|ABORT|PREPARE\s+TRANSACTION|RESET|DISCARD"
     r"|ROLLBACK(?!\s+(?:WORK\s+|TRANSACTION\s+)?TO\b)|SET(?:\s+(?:LOCAL|CONSTRAINTS|TRANSACTION)\b)?)\b",
