@@ -120,7 +120,14 @@ def test_what_was_not_tried_is_not_called_kept_apart() -> None:
     """A cell without an attempt, and a static audit, promise nothing about it."""
     (row,) = matrix(replace(CLEAN, tables=("t",), attempts=()))
     assert set(row.outcomes[1:]) == {"not tried"}
-    assert "nothing was tried live" in summary(replace(CLEAN, attempts=(), live=False))
+    nothing = tuple(Attempt(each, "catalog", "kept apart") for each in TABLES)
+    for live in (True, False):
+        report = replace(CLEAN, attempts=nothing, live=live)
+        assert "nothing was tried live" in summary(report)
+        assert "The walls stand" not in page(report)
+    some = (*CLEAN.attempts, Attempt("t", "insert", "not tried"))
+    assert "14 attempts kept apart, 1 not tried" in summary(replace(CLEAN, attempts=some))
+    assert "The walls stand" in page(CLEAN)
 
 
 # The terminal
@@ -329,7 +336,7 @@ def test_a_fresh_database_passes(tenantry: Command) -> None:
     result = tenantry("audit")
     assert (result.code, result.err) == (0, "auditing\n"), result
     assert "✗" not in result.out.replace("✗ crossed", "")
-    assert result.out.splitlines()[-1].startswith("no finding, 80 attempts kept apart: 10 tables")
+    assert result.out.splitlines()[-1].startswith("no finding, 70 attempts kept apart: 10 tables")
 
 
 async def test_a_fallen_wall_is_found_and_the_sql_that_is_shown_mends_it(
@@ -386,6 +393,13 @@ def test_an_audit_that_cannot_be_made_prints_no_result(
     result = tenantry("audit", *arguments)
     assert message in result.error
     assert result.out == ""
+
+
+def test_an_error_sends_no_control_character(tenantry: Command) -> None:
+    """What an error quotes is shown as text, too."""
+    result = tenantry("audit", "--role", "[bold]a[/]\x1b[2J")
+    assert r"There is no role [bold]a[/]\x1b[2J on this server" in result.error
+    assert "\x1b" not in result.err
 
 
 def test_a_server_that_is_away_is_an_error_without_secrets(tenantry: Command) -> None:

@@ -15,6 +15,7 @@ import pytest
 from sqlalchemy import URL, text
 
 from tenantry.ops import doctor
+from tenantry.ops.application_role import audited_role
 from tenantry.ops.diagnosis import capacity, configuration, connection, versions
 from tenantry.ops.diagnosis.report import Diagnosis
 from tenantry.ops.doctor import examine
@@ -454,3 +455,21 @@ async def test_a_server_that_takes_connections_and_says_nothing_is_named(
     assert "does not answer within 1 s" in found["administrator-connection"].found
     assert found["application-role"].state == "ok"
     assert "hunter2" not in repr(found)
+
+
+# Whose walls are looked at
+
+
+async def test_the_application_is_the_role_that_connects(
+    server: Server, urls: Urls, login: URL
+) -> None:
+    """A login with `tenantry_app` stands behind its walls; any other role is looked at itself."""
+    assert await audited_role(urls.admin, application_url=urls.app) is None
+    assert await audited_role(urls.admin, application_url=login) is None
+    superuser = urls.admin.username
+    assert await audited_role(urls.app, application_url=urls.admin) == superuser
+    assert await audited_role(urls.app, application_url=None) is None
+    nobody = urls.app.set(username="tenantry_app.project")  # as a provider's pooler wants it
+    assert await audited_role(urls.admin, application_url=nobody) is None
+    await server.run(f"REVOKE tenantry_app FROM {login.username}")
+    assert await audited_role(urls.admin, application_url=login) == login.username

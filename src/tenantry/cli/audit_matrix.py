@@ -109,7 +109,9 @@ def summary(report: AuditReport) -> str:
     if not passed(report):
         verdict = counted(found, "finding") if found else "crossed"
         return f"{verdict}: {where}"
-    if not report.live:
+    tried = [each.outcome for each in report.attempts if each.operation != "catalog"]
+    kept, left = tried.count("kept apart"), tried.count("not tried")
+    if not kept:
         return f"no finding in the catalog; nothing was tried live: {where}"
-    tried = sum(attempt.outcome == "kept apart" for attempt in report.attempts)
-    return f"no finding, {counted(tried, 'attempt')} kept apart: {where}"
+    untold = f", {left:,} not tried" if left else ""
+    return f"no finding, {counted(kept, 'attempt')} kept apart{untold}: {where}"

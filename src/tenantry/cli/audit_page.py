@@ -28,7 +28,10 @@ _POLICY: Final = (
 def page(report: AuditReport) -> str:
     """Return the whole page. Every text in it is escaped, whoever chose it."""
     verdict = "The walls stand" if passed(report) else "A wall is open"
-    if passed(report) and not report.live:
+    tried = any(
+        each.outcome == "kept apart" and each.operation != "catalog" for each in report.attempts
+    )
+    if passed(report) and not tried:
         verdict = "Nothing found in the catalog"
     style = files("tenantry.cli").joinpath("audit_page.css").read_text(encoding="utf-8")
     parts = [

@@ -15,6 +15,7 @@ from tenantry.cli.audit import audit
 from tenantry.cli.console import err, out
 from tenantry.cli.demo import demo
 from tenantry.cli.doctor import doctor
+from tenantry.cli.escaping import printable
 from tenantry.errors import TenantryError
 
 __all__ = ["app", "main"]
@@ -65,7 +66,8 @@ def main() -> None:
     try:
         app()
     except TenantryError as error:
-        err.print(Text.assemble(("error: ", "wall"), str(error)))
+        # It may quote a name from the database, which anybody may have chosen.
+        err.print(Text.assemble(("error: ", "wall"), printable(str(error), lines=True)))
         sys.exit(1)
     except SystemExit as end:  # Typer's own code for a command or option that is not there is 2
         sys.exit(1 if end.code == 2 else end.code)  # noqa: PLR2004
