@@ -212,6 +212,19 @@ async def test_what_stands_around_is_named_and_mended(
     assert await shop.findings() == []
 
 
+async def test_a_role_without_any_right_can_audit(shop: Shop) -> None:
+    """The catalog is everybody's: it takes no right on the schemas that it is about."""
+    nobody = f"audit_nobody_{uuid4().hex[:8]}"
+    await shop.run(f"CREATE ROLE {nobody} LOGIN; DROP TABLE app.orders")
+    await shop.run("CREATE TABLE app.orders (company bigint, id bigserial PRIMARY KEY)")
+    expected = await shop.findings()
+    try:
+        stranger = Shop(shop.url.set(username=nobody), shop.admin, shop.role)
+        assert await stranger.findings() == expected != []
+    finally:
+        await shop.run(f"DROP ROLE {nobody}")
+
+
 async def test_a_database_with_nothing_in_it(empty_database: URL) -> None:
     """Without a table there is no wall to look at, and no error either."""
     engine = create_engine(empty_database, pool_class=NullPool)
