@@ -158,7 +158,9 @@ def test_threads_have_loops_and_databases_of_their_own(crowd: Crowd) -> None:
 
 async def test_without_the_library_the_next_one_is_the_last_one(crowd: Crowd) -> None:
     """Set for the session, as is widely done, a tenant stays on the connection in the pool."""
-    engine = create_async_engine(crowd.settings.database_url or "", pool_size=1, max_overflow=0)
+    assert crowd.settings.database_url is not None
+    url = crowd.settings.database_url.set(drivername="postgresql+asyncpg")
+    engine = create_async_engine(url, pool_size=1, max_overflow=0)
     try:
         async with engine.begin() as connection:
             await connection.execute(text(f"SET tenantry.tenant_id = '{TENANTS[0]}'"))
