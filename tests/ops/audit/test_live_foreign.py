@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from uuid import uuid4
@@ -13,7 +14,7 @@ from sqlalchemy import URL
 from tenantry.errors import ConfigurationError, PrivilegeError
 from tenantry.ops.audit.scope import Scope
 from tests.conftest import Connect, Server
-from tests.ops.audit.test_live import attack, content, crossed
+from tests.ops.audit.test_live import ALL, attack, content, crossed
 
 TYPES = """
     CREATE EXTENSION IF NOT EXISTS citext; CREATE EXTENSION IF NOT EXISTS hstore;
@@ -234,7 +235,7 @@ async def test_tables_that_could_leave_a_trace_are_not_written_to(
 async def test_a_table_that_cannot_be_planted_says_which_constraint(
     estate: Estate, boss: asyncpg.Connection
 ) -> None:
-    """Not tried, with the constraint's name and no value; what needs no row is tried all the same."""
+    """Not tried, with the constraint's name and no value; what needs no row is tried."""
     await boss.execute(
         estate.table(
             "hard", "note text NOT NULL CONSTRAINT secret CHECK (md5(note) LIKE '0000000%')"
@@ -298,3 +299,117 @@ async def test_a_role_that_does_not_exist_is_named(estate: Estate) -> None:
     """It is an error that says which role."""
     with pytest.raises(ConfigurationError, match="no role nobody_here"):
         await attack(estate.url, "public.accounts", scope=Scope(app_role="nobody_here"))
+
+
+async def test_a_locked_table_is_left_alone(
+    estate: Estate, boss: asyncpg.Connection, connect: Connect
+) -> None:
+    """The audit waits a short time for it once, says so, and goes on with the next."""
+    for name in ("busy", "free"):
+        await boss.execute(estate.table(name, "note text"))
+    holder = await connect(estate.url)
+    async with holder.transaction():
+        await holder.execute("LOCK TABLE busy IN SHARE ROW EXCLUSIVE MODE")
+        started = time.monotonic()
+        cells, findings = await attack(estate.url, "public.busy", "public.free", scope=estate.scope)
+        assert time.monotonic() - started < 10
+    assert {each.outcome for (table, _), each in cells.items() if "busy" in table} == {"not tried"}
+    assert {each.outcome for (table, _), each in cells.items() if "free" in table} == {"kept apart"}
+    assert [(each.table, each.check) for each in findings] == [("public.busy", "not-tried")]
+    assert "55P03" in findings[0].what
+
+
+async def test_partitions_and_the_whole_are_tried(estate: Estate, boss: asyncpg.Connection) -> None:
+    """Rows go through the partitioned table; a partition that the application may read is found."""
+    own = "tenant = nullif(current_setting('app.tenant', true), '')::integer"
+    await boss.execute(f"""
+        CREATE TABLE events (tenant integer NOT NULL REFERENCES accounts, id bigserial,
+            at timestamptz NOT NULL DEFAULT now(), PRIMARY KEY (tenant, id))
+            PARTITION BY HASH (tenant);
+        CREATE TABLE events_0 PARTITION OF events FOR VALUES WITH (MODULUS 2, REMAINDER 0);
+        CREATE TABLE events_1 PARTITION OF events FOR VALUES WITH (MODULUS 2, REMAINDER 1);
+        ALTER TABLE events ENABLE ROW LEVEL SECURITY;
+        CREATE POLICY own ON events TO {estate.app} USING ({own});
+        GRANT SELECT, INSERT, UPDATE, DELETE ON events TO {estate.app};
+    """)
+    before = await content(boss)
+    names = ("public.events", "public.events_0", "public.events_1")
+    cells, findings = await attack(estate.url, *names, scope=estate.scope)
+    assert findings == []
+    assert {each.outcome for each in cells.values()} == {"kept apart"}
+    await boss.execute("INSERT INTO events (tenant) VALUES (1), (2)")
+    await boss.execute(f"GRANT SELECT ON events_0, events_1 TO {estate.app}")
+    cells, _ = await attack(estate.url, *names, scope=estate.scope)
+    assert ("public.events", "read") not in crossed(cells)
+    assert {("public.events_0", "read"), ("public.events_1", "read")} & crossed(cells)
+    assert set(before) == set(await content(boss))
+
+
+async def test_rights_on_single_columns_are_enough_to_cross(
+    estate: Estate, boss: asyncpg.Connection
+) -> None:
+    """A role that may only write one column, or only delete, is tried with what it may."""
+    await boss.execute(estate.table("notes", "note text, secret text"))
+    await boss.execute(f"""
+        REVOKE ALL ON notes FROM {estate.app};
+        GRANT UPDATE (note), SELECT (id) ON notes TO {estate.app};
+    """)
+    cells, findings = await attack(estate.url, "public.notes", scope=estate.scope)
+    assert findings == []
+    assert cells["public.notes", "insert"].detail == "no privilege"
+    await boss.execute(f"CREATE POLICY wide ON notes FOR UPDATE TO {estate.app} USING (true)")
+    cells, _ = await attack(estate.url, "public.notes", scope=estate.scope)
+    assert {operation for _, operation in crossed(cells)} == {"update", "no tenant"}
+    await boss.execute(f"""
+        DROP POLICY wide ON notes; REVOKE ALL ON notes FROM {estate.app};
+        REVOKE UPDATE (note), SELECT (id) ON notes FROM {estate.app};
+        GRANT DELETE ON notes TO {estate.app};
+        CREATE POLICY wide ON notes FOR DELETE TO {estate.app} USING (true)
+    """)
+    cells, _ = await attack(estate.url, "public.notes", scope=estate.scope)
+    assert {operation for _, operation in crossed(cells)} == {"delete", "no tenant"}
+
+
+async def test_a_role_that_row_security_does_not_bind_crosses_everywhere(
+    estate: Estate, boss: asyncpg.Connection
+) -> None:
+    """BYPASSRLS, and an owner where it is not forced: every cell, and the SQL mends both."""
+    await boss.execute(estate.table("notes", "note text"))
+    await boss.execute(f"ALTER ROLE {estate.app} BYPASSRLS")
+    cells, findings = await attack(estate.url, "public.notes", scope=estate.scope)
+    assert {operation for _, operation in crossed(cells)} == ALL
+    await boss.execute(findings[0].mend)
+    _, findings = await attack(estate.url, "public.notes", scope=estate.scope)
+    assert findings == []
+    await boss.execute(f"ALTER TABLE notes OWNER TO {estate.app}, NO FORCE ROW LEVEL SECURITY")
+    cells, findings = await attack(estate.url, "public.notes", scope=estate.scope)
+    assert {operation for _, operation in crossed(cells)} == ALL
+    await boss.execute(findings[0].mend)
+    _, findings = await attack(estate.url, "public.notes", scope=estate.scope)
+    assert findings == []
+
+
+async def test_tenants_of_other_types(estate: Estate, boss: asyncpg.Connection) -> None:
+    """Text, bigint and domain ids, with and without a table of tenants."""
+    for number, kind in enumerate(("text", "varchar(12)", "bigint", "smallint", "org")):
+        await boss.execute("CREATE DOMAIN org AS uuid" if kind == "org" else "SELECT")
+        own = f"owner = nullif(current_setting('my.org', true), '')::{kind}"
+        await boss.execute(f"""
+            DROP TABLE IF EXISTS things; CREATE TABLE things (owner {kind}, id serial);
+            ALTER TABLE things ENABLE ROW LEVEL SECURITY;
+            CREATE POLICY own ON things TO {estate.app} USING ({own});
+            GRANT ALL ON things TO {estate.app}
+        """)
+        scope = Scope(
+            app_role=estate.app,
+            is_ours=False,
+            tenant_column="owner",
+            tenant_table=None,
+            tenant_setting="my.org",
+        )
+        cells, findings = await attack(estate.url, "public.things", scope=scope)
+        assert findings == [], (number, kind)
+        assert {each.outcome for each in cells.values()} == {"kept apart"}
+        await boss.execute("ALTER TABLE things DISABLE ROW LEVEL SECURITY")
+        cells, _ = await attack(estate.url, "public.things", scope=scope)
+        assert {operation for _, operation in crossed(cells)} == ALL

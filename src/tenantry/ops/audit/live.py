@@ -16,9 +16,15 @@ from uuid import uuid4
 
 import asyncpg
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from tenantry.errors import ConfigurationError, DatabaseUnavailableError, PrivilegeError
+from tenantry.errors import (
+    ConfigurationError,
+    ConflictError,
+    DatabaseUnavailableError,
+    PrivilegeError,
+)
 from tenantry.ops.audit.attempts.answers import Asker, rolled_back
 from tenantry.ops.audit.attempts.crossings import Tenants, Trial
 from tenantry.ops.audit.attempts.planting import Planter, Planting
@@ -45,6 +51,7 @@ _ROLES = text("""
      WHERE r.rolname = current_user
 """)
 
+_LOCKED: Final = "55P03"
 _NUMBERS: Final = (("int2", 2**15 - 1), ("int4", 2**31 - 1), ("int8", 2**62), ("numeric", 10**8))
 
 
@@ -65,6 +72,7 @@ async def try_crossings(
     Raises:
         PrivilegeError: The administrator may not become the application's role.
         ConfigurationError: There is no such role or table.
+        ConflictError: A table is locked, so that not even its definition can be read.
         DatabaseUnavailableError: The connection was lost, or the server is a standby.
     """
     if scope.tenant_setting is None:
@@ -87,9 +95,18 @@ async def _prepare(connection: AsyncConnection, scope: Scope, tables: Sequence[s
     try:
         roles = (await connection.execute(_ROLES, arguments)).one()
         grant = _grant(roles, scope)
-        # With an empty search_path, the catalog prints names that are complete.
+        # With an empty search_path, the catalog prints names that are complete. To print what a
+        # table computes, PostgreSQL locks it for a moment.
         await connection.exec_driver_sql("SET LOCAL search_path = ''")
+        await connection.exec_driver_sql("SET LOCAL lock_timeout = '5s'")
         relations = await read_relations(connection, app_role=scope.app_role)
+    except DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) != _LOCKED:
+            raise
+        raise ConflictError(
+            "A table is locked by another session, so its definition cannot be read. See "
+            "pg_locks for a granted AccessExclusiveLock, and run the audit when it is gone."
+        ) from error
     finally:
         await connection.rollback()
     driver = (await connection.get_raw_connection()).driver_connection

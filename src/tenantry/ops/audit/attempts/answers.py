@@ -23,6 +23,7 @@ _BEGIN: Final = """
     SET LOCAL lock_timeout = '2s';
     SET LOCAL statement_timeout = '5s';
     SET LOCAL idle_in_transaction_session_timeout = '30s';
+    SET LOCAL application_name = 'tenantry audit';
     SET LOCAL standard_conforming_strings = on;
     SET LOCAL row_security = on;
     SET CONSTRAINTS ALL IMMEDIATE;
@@ -72,6 +73,11 @@ class Answer:
     def says_nothing(self) -> bool:
         """Whether it failed for a reason that says nothing about tenants, such as a timeout."""
         return self.state.startswith(_NO_ANSWER) and self.state not in _REFUSALS
+
+    @property
+    def took_too_long(self) -> bool:
+        """Whether it waited for a lock, or ran, for longer than it may."""
+        return self.state in {"55P03", "57014"}
 
     @property
     def past_policy(self) -> bool:

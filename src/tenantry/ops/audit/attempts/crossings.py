@@ -26,6 +26,10 @@ from tenantry.ops.audit.report import Operation
 __all__ = ["Crossing", "Tenants", "Trial"]
 
 
+class _TooLongError(Exception):
+    """The table is locked, or a statement on it takes too long."""
+
+
 class Tenants(NamedTuple):
     """Ids of tenants that do not exist: two that get rows, and one that never does."""
 
@@ -89,6 +93,7 @@ class Trial:
         self.cells: dict[Operation, Cell] = {}
         self.own_row_visible: bool | None = None
         self.not_planted = ""
+        self.stopped = ""
         self._asker = asker
         self._planting = planting
         self._tenants = tenants
@@ -99,11 +104,23 @@ class Trial:
 
     async def without_binding(self) -> None:
         """Try what goes without a tenant ever bound to the session."""
-        b = await self._plant(self._tenants.b)
-        await self.without_tenant(b, setting=None)
+        try:
+            b = await self._plant(self._tenants.b)
+            await self.without_tenant(b, setting=None)
+        except _TooLongError as error:
+            self.stopped = str(error)
 
     async def with_binding(self) -> None:
-        """Try everything else. The order matters: A has no row while keys are probed."""
+        """Try everything else, unless the table is held up by somebody."""
+        if self.stopped:
+            return
+        try:
+            await self._try_all()
+        except _TooLongError as error:
+            self.stopped = str(error)
+
+    async def _try_all(self) -> None:
+        # The order matters: A has no row while keys are probed.
         self.not_planted = ""
         try:
             await self._planting.prepare(self.relation, self._tenants[:2])
@@ -244,7 +261,7 @@ class Trial:
             answer = await self._ask(f"{statement} WHERE {_TRIPWIRE}", self._tenants.a)
             reached = answer.state == _TRIPPED
             self._judge(cell, answer, reached, f"{verb} without a condition on any column")
-            if not where:
+            if not where or (operation == "delete" and self.relation.unsafe_beyond):
                 continue
             await self._compare(cell, f"{statement} WHERE {_HERE}", where, f"{verb} by key")
             merge = (
@@ -257,6 +274,9 @@ class Trial:
         cell = self._cell("move")
         if not self.relation.allows("UPDATE", self._column):
             cell.kept.append(_NO_PRIVILEGE)
+            return
+        if self.relation.unsafe_beyond:
+            cell.untried.append(f"{self.relation.unsafe_beyond} could leave a trace")
             return
         change = f"UPDATE {self.relation.sql} SET {self._tenant} = {literal(self._tenants.b)}"  # noqa: S608
         where = self._address(a)
@@ -381,12 +401,16 @@ class Trial:
         for verb, statement in changes:
             if self.relation.allows(verb):
                 ways.append((verb, f"{statement} WHERE {_TRIPWIRE}"))
-                if where:
+                if where and not (verb == "DELETE" and self.relation.unsafe_beyond):
                     ways.append((f"{verb} by key", f"{statement} WHERE {where[0]}"))
         return ways
 
     async def _ask(self, statement: str, tenant: str | None) -> Answer:
-        return await self._asker.ask(statement, tenant=tenant)
+        answer = await self._asker.ask(statement, tenant=tenant)
+        if answer.took_too_long:
+            # Dozens of statements would wait as long each.
+            raise _TooLongError(f"a statement was {answer}, so the rest was left out")
+        return answer
 
     def _cell(self, operation: Operation) -> Cell:
         return self.cells.setdefault(operation, Cell())
@@ -415,12 +439,13 @@ class Trial:
         )
 
     def _differ(self, cell: Cell, answer: Answer, twin: Answer, what: str) -> None:
-        if answer == twin:
+        if answer.says_nothing or twin.says_nothing:
+            cell.untried.append(f"{what}: {answer}; where nobody has such a row: {twin}")
+        elif answer == twin:
             cell.kept.append(str(answer))
-            return
-        cell.crossings.append(
-            Crossing(f"{what} is answered with: {answer}; where nobody has such a row: {twin}")
-        )
+        else:
+            told = f"{what} is answered with: {answer}; where nobody has such a row: {twin}"
+            cell.crossings.append(Crossing(told))
 
     def _address(self, row: Row) -> tuple[str, str] | None:
         """Return conditions that find a planted row, and nobody's; None without the right."""

@@ -123,6 +123,7 @@ class Relation:
     Args:
         may: The application's privileges on the whole table.
         unsafe: Why it is not to be written to, or empty.
+        unsafe_beyond: The same of a table that a key carries changes of this one to.
     """
 
     oid: int
@@ -131,6 +132,7 @@ class Relation:
     reachable: bool
     may: frozenset[str]
     unsafe: str
+    unsafe_beyond: str = ""
     columns: list[Column] = field(default_factory=list)
     keys: list[Key] = field(default_factory=list)
     foreign_keys: list[ForeignKey] = field(default_factory=list)
@@ -293,6 +295,7 @@ _POLICIES: Final = text(r"""
      ORDER BY 1, 2
 """)
 
+_CARRIES: Final = re.compile(r" ON (DELETE|UPDATE) (CASCADE|SET )")
 _MOVES_A_SEQUENCE: Final = re.compile(r"\b(nextval|setval)\s*\(", re.IGNORECASE)
 
 
@@ -381,3 +384,22 @@ def _mark_unsafe(relations: dict[int, Relation], rows: Iterable[Any]) -> None:
             heir = waiting.pop()
             relation.unsafe = relations[heir].unsafe
             waiting += heirs[heir]
+    _mark_unsafe_beyond(relations)
+
+
+def _mark_unsafe_beyond(relations: dict[int, Relation]) -> None:
+    """Follow the keys by which a DELETE, or an UPDATE of the key, changes other tables, too."""
+    carrying = [
+        (relations[reference.target], child)
+        for child in relations.values()
+        for reference in child.foreign_keys
+        if reference.target in relations and _CARRIES.search(reference.definition)
+    ]
+    changed = True
+    while changed:
+        changed = False
+        for parent, child in carrying:
+            beyond = f"{child.unsafe} of {child.sql}" if child.unsafe else child.unsafe_beyond
+            if beyond and not parent.unsafe_beyond:
+                parent.unsafe_beyond = beyond
+                changed = True

@@ -87,6 +87,8 @@ def _attempt(name: str, operation: Operation, cell: Cell, trial: Trial) -> Attem
         )
     if cell.untried:
         return Attempt(name, operation, "not tried", "; ".join(_unique(cell.untried)))
+    if trial.stopped:
+        return Attempt(name, operation, "not tried", trial.stopped)
     if cell.waiting:
         return Attempt(name, operation, "not tried", cell.waiting)
     if cell.kept:
@@ -132,7 +134,7 @@ def _mend(surroundings: Surroundings, relation: Relation, crossing: Crossing) ->
 
 
 def _untried(name: str, trial: Trial, cells: Mapping[Operation, Cell]) -> Iterator[Finding]:
-    reasons = [trial.not_planted] if trial.not_planted else []
+    reasons = [each for each in (trial.stopped, trial.not_planted) if each]
     reasons += [reason for cell in cells.values() for reason in cell.untried]
     if not reasons:
         return
@@ -147,6 +149,11 @@ def _untried(name: str, trial: Trial, cells: Mapping[Operation, Cell]) -> Iterat
 
 
 def _how_to_try(trial: Trial) -> str:
+    if trial.stopped:
+        return (
+            "-- Somebody locked the table, or it is searched without an index that leads with the\n"
+            "-- tenant. See pg_stat_activity and the table's indexes, then run the audit again."
+        )
     if trial.relation.unsafe or "could leave a trace" in trial.not_planted:
         return (
             "-- Run the audit on a copy of the schema without what is named above (pg_dump\n"
