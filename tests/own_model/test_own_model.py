@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -120,9 +121,11 @@ async def shop(
     }
     shop = Shop(folder, environment)
     tenantry = ("-m", "tenantry", "db")
+    audit = ("-m", "tenantry", "audit", "--models", "models.py", "--json")
     shop.said["revision"] = shop.run(*tenantry, "revision", "-m", "shop", "--models", "models.py")
     shop.said["migrate"] = shop.run(*tenantry, "migrate")
     shop.said["check"] = shop.run(*tenantry, "check", "--models", "models.py")
+    shop.said["audit"] = shop.run(*audit)
     async with world_on(server, database) as shop.world:
         yield shop
     await server.drop_database(database)
@@ -133,6 +136,14 @@ def test_revision_migrate_and_check_know_the_models(shop: Shop) -> None:
     assert len(list((shop.folder / "migrations").glob("*.py"))) == 1
     assert "shop" in shop.said["migrate"]
     assert shop.said["check"] == ""
+
+
+def test_the_audit_finds_nothing(shop: Shop) -> None:
+    """It has tried the tables of the models too, and nothing crossed."""
+    report = json.loads(shop.said["audit"])
+    assert report["findings"] == []
+    tried = {each["table"] for each in report["attempts"] if each["outcome"] == "kept apart"}
+    assert {f"public.{table}" for table in TABLES} <= tried
 
 
 @pytest.mark.parametrize("table", TABLES)
