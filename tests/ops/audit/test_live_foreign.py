@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 from sqlalchemy import URL
 
-from tenantry.errors import ConfigurationError, PrivilegeError
+from tenantry.errors import ConfigurationError, ConflictError, PrivilegeError
 from tenantry.ops.audit.scope import Scope
 from tests.conftest import Connect, Server
 from tests.ops.audit.test_live import ALL, attack, content, crossed
@@ -413,3 +413,15 @@ async def test_tenants_of_other_types(estate: Estate, boss: asyncpg.Connection) 
         await boss.execute("ALTER TABLE things DISABLE ROW LEVEL SECURITY")
         cells, _ = await attack(estate.url, "public.things", scope=scope)
         assert {operation for _, operation in crossed(cells)} == ALL
+
+
+async def test_a_definition_that_cannot_be_read_is_an_error(
+    estate: Estate, boss: asyncpg.Connection, connect: Connect
+) -> None:
+    """An exclusive lock ends the audit within seconds, with the reason."""
+    await boss.execute(estate.table("busy", "note text"))
+    holder = await connect(estate.url)
+    async with holder.transaction():
+        await holder.execute("LOCK TABLE busy IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(ConflictError, match="locked by another session"):
+            await attack(estate.url, "public.busy", scope=estate.scope)

@@ -26,7 +26,8 @@ from tenantry.errors import (
     PrivilegeError,
 )
 from tenantry.ops.audit.attempts.answers import Asker, rolled_back
-from tenantry.ops.audit.attempts.crossings import Tenants, Trial
+from tenantry.ops.audit.attempts.cells import Tenants
+from tenantry.ops.audit.attempts.crossings import Trial
 from tenantry.ops.audit.attempts.planting import Planter, Planting
 from tenantry.ops.audit.attempts.shapes import Relation, read_relations
 from tenantry.ops.audit.attempts.verdicts import Surroundings, judge, nothing_tried

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final
 
 from tenantry.ops.audit.attempts.answers import Answer, Asker
+from tenantry.ops.audit.attempts.cells import Cell, Crossing, Tenants
 from tenantry.ops.audit.attempts.planting import (
     CannotPlantError,
     Planting,
@@ -23,42 +23,11 @@ from tenantry.ops.audit.attempts.shapes import Column, ForeignKey, Key, Relation
 from tenantry.ops.audit.attempts.values import NULL, literal, unique_value
 from tenantry.ops.audit.report import Operation
 
-__all__ = ["Crossing", "Tenants", "Trial"]
+__all__ = ["Trial"]
 
 
 class _TooLongError(Exception):
     """The table is locked, or a statement on it takes too long."""
-
-
-class Tenants(NamedTuple):
-    """Ids of tenants that do not exist: two that get rows, and one that never does."""
-
-    a: str
-    b: str
-    nobody: str
-
-
-@dataclass(frozen=True, slots=True)
-class Crossing:
-    """A way across.
-
-    Args:
-        what: What happened.
-        through: The key or foreign key that answered, None where it was row security.
-    """
-
-    what: str
-    through: Key | ForeignKey | None = None
-
-
-@dataclass
-class Cell:
-    """What came of one operation; ``waiting`` says what is tried only once another wall stands."""
-
-    crossings: list[Crossing] = field(default_factory=list)
-    kept: list[str] = field(default_factory=list)
-    untried: list[str] = field(default_factory=list)
-    waiting: str = ""
 
 
 # Only of these types is it certain that `=` is found, whatever the search_path.
@@ -246,10 +215,10 @@ class Trial:
         """Try to update and to delete rows of another tenant."""
         where = self._address(b) if b else None
         sql = self.relation.sql
-        ways: list[tuple[Operation, str, str]] = [("delete", "DELETE", f"DELETE FROM {sql}")]
+        ways: list[tuple[Operation, str, str]] = [("delete", "DELETE", f"DELETE FROM {sql}")]  # noqa: S608
         if self._settable:
             change = f"{identifier(self._settable.name)} = {self._new_value(b)}"
-            ways.append(("update", f"UPDATE SET {change}", f"UPDATE {sql} SET {change}"))
+            ways.append(("update", f"UPDATE SET {change}", f"UPDATE {sql} SET {change}"))  # noqa: S608
         else:
             self._cell("update").kept.append(_NO_PRIVILEGE)
         for operation, action, statement in ways:

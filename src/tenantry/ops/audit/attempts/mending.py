@@ -26,6 +26,8 @@ def mend_wall(relation: Relation, scope: Scope, *, column: str, bypasses: bool) 
     are named for somebody to read.
 
     Args:
+        relation: The table.
+        scope: Whose role, and how the tenant is told.
         column: Holds the tenant.
         bypasses: The application's role is a superuser or has BYPASSRLS.
     """

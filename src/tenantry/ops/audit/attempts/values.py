@@ -148,30 +148,35 @@ _FORMATS: Final[tuple[Maker, ...]] = (
 def unique_value(column: Column) -> Maker:
     """Return what makes values for ``column`` that no row is likely to have."""
     base, modifier = column.base, column.modifier
-    if column.kind == "e":
-        return lambda: column.labels[randbelow(len(column.labels))] if column.labels else ""
+    if column.kind in _BY_KIND and base not in _BY_TYPE:
+        return _BY_KIND[column.kind](column)
     if base in _TEXTS:
         room = modifier - _LENGTH_OVERHEAD if modifier > 0 else 40
         return lambda: f"a{token_hex(16)}"[:room]
-    if base == "numeric":
-        return _numeric(modifier)
-    if base in {"bit", "varbit"}:
-        length = modifier if modifier > 0 else (1 if base == "bit" else 64)
-        return lambda: "".join(str(randbelow(2)) for _ in range(length))
-    if base in {"vector", "halfvec", "sparsevec"}:
-        return _embedding(base, modifier)
+    if base in _BY_MODIFIER:
+        return _BY_MODIFIER[base](base, modifier)
     if base == "array":
         return _array(column)
-    if column.kind == "c":
-        return lambda: "(" + "," * (column.width - 1) + ")"
-    if column.kind == "m":
-        return lambda: "{}"
-    if column.kind == "r" and base not in _BY_TYPE:
-        return lambda: "empty"
     return _BY_TYPE.get(base, lambda: "0")
 
 
-def _numeric(modifier: int) -> Maker:
+def _label(column: Column) -> Maker:
+    return lambda: column.labels[randbelow(len(column.labels))] if column.labels else ""
+
+
+def _composite(column: Column) -> Maker:
+    return lambda: "(" + "," * (column.width - 1) + ")"
+
+
+_BY_KIND: Final[dict[str, Callable[[Column], Maker]]] = {
+    "e": _label,
+    "c": _composite,
+    "m": lambda _column: lambda: "{}",
+    "r": lambda _column: lambda: "empty",
+}
+
+
+def _numeric(_base: str, modifier: int) -> Maker:
     if modifier < 0:
         return _up_to(2**40)
     precision = ((modifier - _LENGTH_OVERHEAD) >> 16) & 0xFFFF
@@ -181,11 +186,26 @@ def _numeric(modifier: int) -> Maker:
     return lambda: f"{1 + randbelow(10**digits - 1)}e{-scale}"
 
 
+def _bits(base: str, modifier: int) -> Maker:
+    length = modifier if modifier > 0 else (1 if base == "bit" else 64)
+    return lambda: "".join(str(randbelow(2)) for _ in range(length))
+
+
 def _embedding(base: str, modifier: int) -> Maker:
     dimensions = modifier if modifier > 0 else 3
     if base == "sparsevec":
         return lambda: f"{{1:{1 + randbelow(1000)}}}/{dimensions}"
     return lambda: "[" + ",".join(["1"] * (dimensions - 1) + [str(1 + randbelow(1000))]) + "]"
+
+
+_BY_MODIFIER: Final[dict[str, Callable[[str, int], Maker]]] = {
+    "numeric": _numeric,
+    "bit": _bits,
+    "varbit": _bits,
+    "vector": _embedding,
+    "halfvec": _embedding,
+    "sparsevec": _embedding,
+}
 
 
 def _array(column: Column) -> Maker:

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from tenantry.ops.audit.attempts.crossings import Cell, Crossing, Trial
+from tenantry.ops.audit.attempts.cells import Cell, Crossing
+from tenantry.ops.audit.attempts.crossings import Trial
 from tenantry.ops.audit.attempts.mending import mend_key, mend_reference, mend_wall
 from tenantry.ops.audit.attempts.shapes import Key, Relation
 from tenantry.ops.audit.report import OPERATIONS, Attempt, Finding, Operation
