@@ -417,6 +417,7 @@ def test_the_page_on_stdout_is_all_there_is(tenantry: Command) -> None:
     assert result.code == 0
     assert result.out.startswith("<!DOCTYPE html>")
     assert result.out.endswith("</html>\n")
+    assert "✓" in result.out
 
 
 async def test_a_terminal_without_the_characters_gets_others(
@@ -536,12 +537,21 @@ async def test_a_database_that_is_not_ours_is_audited_as_its_application(
     assert await admin.fetch(made) == before
 
 
-def test_a_database_without_tables_is_no_pass(
+async def test_a_database_without_tables_is_no_pass(
     command: Command, server: Server, template: str, empty_database: URL
 ) -> None:
     """Most likely the URL is wrong; walls around nothing prove nothing."""
     del template  # its migration has made the roles
-    url = url_text(empty_database)
-    result = command("audit", TENANTRY_DATABASE_URL=url, TENANTRY_ADMIN_URL=url)
-    assert result.code == 1
-    assert "no finding" not in result.out
+    name = str(empty_database.database)
+    await server.run(f"REVOKE ALL ON DATABASE {name} FROM PUBLIC")  # the one thing to be found
+    given = {
+        "TENANTRY_DATABASE_URL": url_text(empty_database.set(username="tenantry_app")),
+        "TENANTRY_ADMIN_URL": url_text(empty_database),
+    }
+    result = command("audit", **given)
+    assert "There are no tables in " in result.error
+    assert "so nothing was audited" in result.error
+    assert result.out == ""
+    looked = json.loads(command("doctor", "--json", **given).out)["diagnoses"]
+    (audited,) = [each for each in looked if each["name"] == "audit"]
+    assert (audited["state"], audited["found"]) == ("problem", "there are no tables to audit")

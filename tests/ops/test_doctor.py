@@ -198,6 +198,7 @@ async def test_a_role_above_the_walls_is_a_problem(urls: Urls) -> None:
     found = await look(replace(urls.settings, database_url=urls.admin))
     assert found["application-role"].state == "problem"
     assert "superuser" in found["application-role"].found
+    assert "role-bypasses" in found["audit"].found
 
 
 @pytest.fixture
