@@ -1,132 +1,33 @@
 """What stands around the declared tables, against what `tenantry.ops.preparing` leaves there.
 
 Nothing here has a counterpart in the models that Alembic could compare: roles, schemas, the
-database, and what somebody may have put on a table that changes what its policies mean.
+database, and what somebody may have put on a table that changes what its policies mean. The
+catalog is read as the audit reads it. The audit asks whether the walls stand, and how to mend
+them; this asks whether all is as it was made, a line for each difference.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Final
 
-from sqlalchemy import Connection, MetaData, text
+from sqlalchemy import Connection, MetaData
 
-from tenantry.schema.row_security import (
-    APP_ROLE,
-    AUTH_ROLE,
-    OPERATOR_ROLE,
-    OWNER_ROLE,
-    row_security_of,
-)
-from tenantry.tenancy.catalog import Held, read_schema_grants, read_table_security
+from tenantry.ops.audit.static.declared import DeclaredTable, declared_tables
+from tenantry.ops.audit.static.snapshot import Relation, Snapshot, read_snapshot
+from tenantry.schema.row_security import APP_ROLE, AUTH_ROLE, OPERATOR_ROLE, OWNER_ROLE
+from tenantry.tenancy.catalog import Held
 
 __all__ = ["surrounding_differences"]
 
 _USERS: Final = (APP_ROLE, AUTH_ROLE, OPERATOR_ROLE)
 _ROLES: Final = (*_USERS, OWNER_ROLE)
-
-_ATTRIBUTES = text("""
-    SELECT format('role %s has %s, which is not declared', rolname, concat_ws(', ',
-               CASE WHEN rolsuper THEN 'SUPERUSER' END, CASE WHEN rolbypassrls THEN 'BYPASSRLS' END,
-               CASE WHEN rolcreaterole THEN 'CREATEROLE' END,
-               CASE WHEN rolcreatedb THEN 'CREATEDB' END,
-               CASE WHEN rolreplication THEN 'REPLICATION' END,
-               CASE WHEN rolcanlogin AND rolname <> :app THEN 'LOGIN' END))
-      FROM pg_roles
-     WHERE rolname = ANY (:roles)
-       AND (rolsuper OR rolbypassrls OR rolcreaterole OR rolcreatedb OR rolreplication
-            OR (rolcanlogin AND rolname <> :app))
-     ORDER BY 1
-""")
-
-_MEMBERSHIPS = text("""
-    SELECT format('role %s is a member of %s, which is not declared',
-                  member::regrole, roleid::regrole)
-      FROM pg_auth_members WHERE member::regrole::text = ANY (:roles) ORDER BY 1
-""")
+_VERSIONS: Final = "tenantry.alembic_version"
 
 # Settings that change whom a statement is for, or whether policies and keys are looked at.
-_SETTINGS = text("""
-    SELECT format('%s sets %s, which is not declared',
-                  CASE WHEN setrole = 0 THEN 'database' ELSE 'role ' || setrole::regrole END,
-                  split_part(setting, '=', 1))
-      FROM pg_db_role_setting, unnest(setconfig) AS setting
-     WHERE setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
-       AND (split_part(setting, '=', 1) IN
-            ('role', 'row_security', 'search_path', 'session_replication_role')
-            OR setting LIKE 'tenantry.%')
-     ORDER BY 1
-""")
+_SETTINGS: Final = {"role", "row_security", "search_path", "session_replication_role"}
 
-_VECTOR_SCAN = text("""
-    SELECT NOT EXISTS (
-        SELECT FROM pg_db_role_setting, unnest(setconfig) AS setting
-         WHERE setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database())
-           AND setrole = 0 AND setting = 'hnsw.iterative_scan=strict_order')
-""")
-
-_DATABASE = text("""
-    SELECT format('database: %s holds %s, which is not declared',
-                  CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END,
-                  a.privilege_type)
-      FROM pg_database d, aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) a
-     WHERE d.datname = current_database() AND a.privilege_type IN ('CREATE', 'TEMPORARY')
-       AND a.grantee::regrole::text IN ('-', :app, :auth)
-     ORDER BY 1
-""")
-
-# Without a row, the built-in default holds, and it lets PUBLIC execute every new function.
-_DEFAULT_EXECUTE = text("""
-    SELECT NOT EXISTS (SELECT FROM pg_default_acl
-                        WHERE defaclrole = to_regrole(:owner) AND defaclobjtype = 'f'
-                          AND defaclnamespace = 0)
-""")
-
-_DEFAULTS = text("""
-    SELECT format('default privileges of %s: %s may %s new %s', d.defaclrole::regrole,
-                  CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END,
-                  lower(a.privilege_type),
-                  CASE d.defaclobjtype WHEN 'r' THEN 'tables' WHEN 'S' THEN 'sequences'
-                       WHEN 'f' THEN 'functions' WHEN 'T' THEN 'types' ELSE 'schemas' END)
-      FROM pg_default_acl d, aclexplode(d.defaclacl) a
-     WHERE d.defaclrole = to_regrole(:owner) AND a.grantee <> d.defaclrole ORDER BY 1
-""")
-
-# On a table whose rows are walled in, each of these can carry rows past the policy.
-_ON_TABLES = text("""
-    WITH walled AS (SELECT c.oid, c.relname FROM pg_class c
-                     WHERE c.relnamespace = 'public'::regnamespace AND c.relname = ANY (:tables))
-    SELECT format('table %s: %s', relname, what) FROM walled, LATERAL (
-        SELECT format('trigger %s is not declared', tgname) FROM pg_trigger
-         WHERE tgrelid = walled.oid AND NOT tgisinternal
-        UNION ALL
-        SELECT 'triggers are disabled, and with them its foreign keys' FROM pg_trigger
-         WHERE tgrelid = walled.oid AND tgisinternal AND tgenabled <> 'O'
-        UNION ALL
-        SELECT format('rule %s is not declared', rulename) FROM pg_rewrite
-         WHERE ev_class = walled.oid AND rulename <> '_RETURN'
-        UNION ALL
-        SELECT format('constraint %s is not validated', conname) FROM pg_constraint
-         WHERE conrelid = walled.oid AND NOT convalidated
-        UNION ALL
-        SELECT format('exclusion constraint %s is not declared', conname) FROM pg_constraint
-         WHERE conrelid = walled.oid AND contype = 'x'
-        UNION ALL
-        SELECT format('table %s inherits from it', inhrelid::regclass) FROM pg_inherits
-         WHERE inhparent = walled.oid
-        UNION ALL
-        SELECT 'it is not logged' FROM pg_class WHERE oid = walled.oid AND relpersistence = 'u'
-    ) AS found (what)
-     GROUP BY relname, what ORDER BY 1
-""")
-
-_PRIMARY_KEYS = text("""
-    SELECT c.relname AS name,
-           ARRAY(SELECT a.attname::text FROM unnest(k.conkey) WITH ORDINALITY AS key (n, place)
-                   JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = n ORDER BY place)
-               AS columns
-      FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid
-     WHERE k.contype = 'p' AND c.relnamespace = 'public'::regnamespace
-""")
+_KINDS: Final = {"r": "tables", "S": "sequences", "f": "functions", "T": "types", "n": "schemas"}
 
 
 def surrounding_differences(connection: Connection, metadata: MetaData) -> list[str]:
@@ -136,67 +37,159 @@ def surrounding_differences(connection: Connection, metadata: MetaData) -> list[
         connection: As the owner of the tables.
         metadata: The declared tables.
     """
-    roles = {"roles": list(_ROLES), "app": APP_ROLE}
-    owner = {"owner": OWNER_ROLE}
-    lines = _schemas(connection)
-    lines += connection.execute(_ATTRIBUTES, roles).scalars()
-    lines += connection.execute(_MEMBERSHIPS, roles).scalars()
-    lines += connection.execute(_SETTINGS).scalars()
-    lines += connection.execute(_DATABASE, {"app": APP_ROLE, "auth": AUTH_ROLE}).scalars()
-    if connection.execute(_VECTOR_SCAN).scalar_one():
-        lines.append("database: hnsw.iterative_scan is not set to strict_order")
-    if connection.execute(_DEFAULT_EXECUTE, owner).scalar_one():
-        lines.append(f"default privileges of {OWNER_ROLE}: PUBLIC may execute new functions")
-    lines += connection.execute(_DEFAULTS, owner).scalars()
-    walled = [table.name for table in metadata.sorted_tables if row_security_of(table)]
-    lines += connection.execute(_ON_TABLES, {"tables": walled}).scalars()
-    return lines + _primary_keys(connection, metadata) + _own_schema(connection)
+    snapshot = read_snapshot(connection)
+    declared = declared_tables(metadata)
+    walled = [
+        (table, declared[table.key])
+        for table in snapshot.tables
+        if table.key in declared and declared[table.key].row_security is not None
+    ]
+    return [
+        *_schemas(snapshot),
+        *sorted(_attributes(snapshot)),
+        *sorted(_memberships(snapshot)),
+        *sorted(_settings(snapshot)),
+        *sorted(_database(snapshot)),
+        *sorted(_defaults(snapshot)),
+        *sorted({line for table, _ in walled for line in _on_table(snapshot, table)}),
+        *_primary_keys(walled),
+        *_own_schema(snapshot),
+    ]
 
 
-def _schemas(connection: Connection) -> list[str]:
+def _who(role: str) -> str:
+    return "PUBLIC" if role == "public" else role
+
+
+def _held(privileges: Iterable[tuple[str, str, bool]]) -> set[Held]:
+    return {
+        Held(role, f"{privilege} WITH GRANT OPTION" if grantable else privilege)
+        for role, privilege, grantable in privileges
+    }
+
+
+def _schemas(snapshot: Snapshot) -> Iterator[str]:
     declared = {("tenantry", Held(role, "USAGE")) for role in _USERS}
     declared |= {("public", Held(role, "USAGE")) for role in (*_ROLES, "public")}
     declared.add(("public", Held(OWNER_ROLE, "CREATE")))
-    found = read_schema_grants(connection, schemas=("public", "tenantry"))
-    lines = [
-        f"schema {schema}: {each.role} lacks {each.privilege}"
-        for schema, each in sorted(declared - found)
-    ]
-    return lines + [
-        f"schema {schema}: {each.role} holds {each.privilege}, which is not declared"
-        for schema, each in sorted(found - declared)
-    ]
+    found = {
+        (name, held)
+        for name in ("public", "tenantry")
+        for held in _held(
+            (each.role, each.privilege, each.grantable)
+            for each in snapshot.strangers
+            if (each.kind, each.name) == ("schema", name)
+        )
+    }
+    for schema, held in sorted(declared - found):
+        yield f"schema {schema}: {held.role} lacks {held.privilege}"
+    for schema, held in sorted(found - declared):
+        yield f"schema {schema}: {held.role} holds {held.privilege}, which is not declared"
 
 
-def _primary_keys(connection: Connection, metadata: MetaData) -> list[str]:
+def _attributes(snapshot: Snapshot) -> Iterator[str]:
+    for name in _ROLES:
+        role = snapshot.roles.get(name)
+        if role is None:
+            continue
+        excess = list(role.powers)
+        if role.logs_in and name != APP_ROLE:
+            excess.append("LOGIN")
+        if excess:
+            yield f"role {name} has {', '.join(excess)}, which is not declared"
+
+
+def _memberships(snapshot: Snapshot) -> Iterator[str]:
+    for each in snapshot.memberships:
+        if each.member in _ROLES:
+            yield f"role {each.member} is a member of {each.role}, which is not declared"
+
+
+def _settings(snapshot: Snapshot) -> Iterator[str]:
+    for each in snapshot.settings:
+        if each.name in _SETTINGS or each.name.startswith("tenantry."):
+            whose = f"role {each.role}" if each.role else "database"
+            yield f"{whose} sets {each.name}, which is not declared"
+
+
+def _database(snapshot: Snapshot) -> Iterator[str]:
+    for each in snapshot.strangers:
+        makes = each.kind == "database" and each.privilege in {"CREATE", "TEMPORARY"}
+        if makes and each.role in {"public", APP_ROLE, AUTH_ROLE}:
+            yield f"database: {_who(each.role)} holds {each.privilege}, which is not declared"
+    if not any(
+        not each.role and (each.name, each.value) == ("hnsw.iterative_scan", "strict_order")
+        for each in snapshot.settings
+    ):
+        yield "database: hnsw.iterative_scan is not set to strict_order"
+
+
+def _defaults(snapshot: Snapshot) -> Iterator[str]:
+    own = [each for each in snapshot.default_privileges if each.maker == OWNER_ROLE]
+    # Without a row, the built-in default holds, and it lets PUBLIC execute every new function.
+    if not any(each.kind == "f" and each.schema is None for each in own):
+        yield f"default privileges of {OWNER_ROLE}: PUBLIC may execute new functions"
+    for each in own:
+        if each.role != OWNER_ROLE:
+            yield (
+                f"default privileges of {OWNER_ROLE}: {_who(each.role)} may "
+                f"{each.privilege.lower()} new {_KINDS.get(each.kind, 'objects')}"
+            )
+
+
+def _on_table(snapshot: Snapshot, table: Relation) -> Iterator[str]:
+    """Each of these can carry rows past the table's policies."""
+    subject = f"table {table.relname}"
+    for trigger in table.triggers:
+        if not trigger.internal:
+            yield f"{subject}: trigger {trigger.name} is not declared"
+        elif trigger.disabled:
+            yield f"{subject}: triggers are disabled, and with them its foreign keys"
+    for rule in table.rules:
+        yield f"{subject}: rule {rule} is not declared"
+    for other in snapshot.relations.values():
+        if table.name in other.parents:
+            yield f"{subject}: table {other.relname} inherits from it"
+    if table.unlogged:
+        yield f"{subject}: it is not logged"
+    yield from (f"{subject}: {what}" for what in _on_constraints(table))
+
+
+def _on_constraints(table: Relation) -> Iterator[str]:
+    for constraint in table.constraints:
+        if not constraint.validated:
+            yield f"constraint {constraint.name} is not validated"
+        if constraint.kind == "x":
+            yield f"exclusion constraint {constraint.name} is not declared"
+
+
+def _primary_keys(walled: Iterable[tuple[Relation, DeclaredTable]]) -> Iterator[str]:
     # Alembic does not compare primary keys. One that does not lead with the tenant tells whether
     # another tenant has a row of the same id.
-    found = {row.name: row.columns for row in connection.execute(_PRIMARY_KEYS)}
-    lines = []
-    for table in metadata.sorted_tables:
-        declared = [column.name for column in table.primary_key]
-        actual = found.get(table.name, declared)
-        if row_security_of(table) and actual != declared:
-            lines.append(
-                f"table {table.name}: its primary key is ({', '.join(actual)}), declared is "
-                f"({', '.join(declared)})"
-            )
-    return lines
+    for table, declared in walled:
+        for key in table.constraints:
+            if key.kind == "p" and tuple(key.columns) != declared.primary_key:
+                yield (
+                    f"table {table.relname}: its primary key is ({', '.join(key.columns)}), "
+                    f"declared is ({', '.join(declared.primary_key)})"
+                )
 
 
-def _own_schema(connection: Connection) -> list[str]:
-    tables = read_table_security(connection, schema="tenantry")
-    lines = [
-        f"table tenantry.{name} is not declared" for name in tables if name != "alembic_version"
-    ]
-    versions = tables.get("alembic_version")
-    if versions is None:
-        return lines
-    if versions.owner != OWNER_ROLE:
-        lines.append(f"table tenantry.alembic_version: its owner is {versions.owner}")
+def _own_schema(snapshot: Snapshot) -> Iterator[str]:
+    tables = [table for table in snapshot.tables if table.schema == "tenantry"]
+    for table in tables:
+        if table.key != _VERSIONS:
+            yield f"table {table.key} is not declared"
+    for table in tables:
+        if table.key == _VERSIONS:
+            yield from _versions(table)
+
+
+def _versions(table: Relation) -> Iterator[str]:
+    if table.owner != OWNER_ROLE:
+        yield f"table {_VERSIONS}: its owner is {table.owner}"
     readers = {Held(APP_ROLE, "SELECT"), Held(OPERATOR_ROLE, "SELECT")}
-    return lines + [
-        f"table tenantry.alembic_version: {each.role} "
-        f"{'holds' if each in versions.privileges else 'lacks'} {each.privilege}"
-        for each in sorted(versions.privileges ^ readers)
-    ]
+    found = _held((each.role, each.privilege, each.grantable) for each in table.privileges)
+    for each in sorted(found ^ readers):
+        verb = "holds" if each in found else "lacks"
+        yield f"table {_VERSIONS}: {each.role} {verb} {each.privilege}"

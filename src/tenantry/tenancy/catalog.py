@@ -17,7 +17,6 @@ __all__ = [
     "canonical_policy",
     "held",
     "quote",
-    "read_schema_grants",
     "read_table_security",
 ]
 
@@ -85,15 +84,6 @@ _PRIVILEGE_ROWS = text(f"""
       FROM ({_PRIVILEGES.text}) AS held
 """)  # noqa: S608 - composed of constants
 
-_SCHEMA_GRANTS = text("""
-    SELECT n.nspname AS name,
-           a.privilege_type || CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END
-               AS privilege_type,
-           CASE WHEN a.grantee = 0 THEN 'public' ELSE pg_get_userbyid(a.grantee)::text END AS role
-      FROM pg_namespace n, aclexplode(n.nspacl) a
-     WHERE n.nspname = ANY (:schemas) AND a.grantee <> n.nspowner
-""")
-
 
 def held(grants: Iterable[Grant]) -> set[Held]:
     """Return the single privileges that ``grants`` are made of."""
@@ -128,12 +118,6 @@ def read_table_security(connection: Connection, *, schema: str) -> dict[str, Tab
             Held(row.role, row.privilege_type + suffix, row.column_name)
         )
     return tables
-
-
-def read_schema_grants(connection: Connection, *, schemas: Iterable[str]) -> set[tuple[str, Held]]:
-    """Return who holds what on each of ``schemas``, its owner aside."""
-    rows = connection.execute(_SCHEMA_GRANTS, {"schemas": list(schemas)})
-    return {(row.name, Held(row.role, row.privilege_type)) for row in rows}
 
 
 def canonical_policy(connection: Connection, policy: Policy, *, table: str) -> Policy:

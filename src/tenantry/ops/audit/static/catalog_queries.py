@@ -90,7 +90,9 @@ RELATIONS = text(f"""
            c.relispartition AS is_partition, {_from_extension("pg_class", "c.oid")} AS extension,
            EXISTS (SELECT FROM pg_options_to_table(c.reloptions)
                     WHERE option_name = 'security_invoker' AND option_value::boolean) AS invoker,
-           ARRAY(SELECT i.inhparent::regclass::text FROM pg_inherits i
+           ARRAY(SELECT format('%I.%I', m.nspname, q.relname) FROM pg_inherits i
+                   JOIN pg_class q ON q.oid = i.inhparent
+                   JOIN pg_namespace m ON m.oid = q.relnamespace
                   WHERE i.inhrelid = c.oid ORDER BY i.inhseqno) AS parents
       FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
      WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND {_USERS}
@@ -158,7 +160,7 @@ CONSTRAINTS = text("""
            ARRAY(SELECT o.oprname::text FROM unnest(k.conexclop) WITH ORDINALITY AS x (n, place)
                    JOIN pg_operator o ON o.oid = x.n ORDER BY place) AS operators
       FROM pg_constraint k
-     WHERE k.conrelid <> 0 AND k.contype IN ('p', 'u', 'f', 'x')
+     WHERE k.conrelid <> 0 AND k.contype IN ('p', 'u', 'f', 'x', 'c')
      ORDER BY k.conrelid, k.conname
 """)
 

@@ -7,24 +7,19 @@ from typing import Final
 
 from tenantry.ops.audit.report import Finding
 from tenantry.ops.audit.static.ground import ABOVE, POWERFUL, Ground
-from tenantry.ops.audit.static.snapshot import Membership, Role
+from tenantry.ops.audit.static.snapshot import Membership
 from tenantry.schema.row_security import APP_ROLE, OWNER_ROLE
 from tenantry.tenancy.catalog import quote
 
 __all__ = ["attributes", "memberships", "settings"]
 
-_ATTRIBUTES: Final = (
-    ("superuser", "SUPERUSER", "a superuser is asked for no policy and no grant"),
-    ("bypasses", "BYPASSRLS", "no policy is asked for it"),
-    ("creates_roles", "CREATEROLE", "it can make itself a member of others"),
-    ("replicates", "REPLICATION", "it can copy the whole server"),
-    ("creates_databases", "CREATEDB", "it can copy this database where it is the template"),
-)
-
-
-def held_attributes(role: Role) -> list[str]:
-    """Return the attributes of ``role`` that go past row security, as ALTER ROLE calls them."""
-    return [word for name, word, _ in _ATTRIBUTES if getattr(role, name)]
+_ATTRIBUTES: Final = {
+    "SUPERUSER": "a superuser is asked for no policy and no grant",
+    "BYPASSRLS": "no policy is asked for it",
+    "CREATEROLE": "it can make itself a member of others",
+    "CREATEDB": "it can copy this database where it is the template",
+    "REPLICATION": "it can copy the whole server",
+}
 
 
 def attributes(ground: Ground) -> Iterator[Finding]:
@@ -34,11 +29,11 @@ def attributes(ground: Ground) -> Iterator[Finding]:
         role = ground.snapshot.roles.get(name)
         if role is None:
             continue
-        excess = held_attributes(role)
+        excess = list(role.powers)
         if name not in ground.reach and name not in ours:
             excess = [each for each in excess if each != "CREATEDB"]
         if name == OWNER_ROLE or name not in ours:
-            whys = [why for _, word, why in _ATTRIBUTES if word in excess]
+            whys = [why for word, why in _ATTRIBUTES.items() if word in excess]
         else:
             whys = ["it is to see rows by policies alone"]
         if excess:
@@ -98,8 +93,8 @@ def _reason(ground: Ground, role: str) -> str | None:
         if ground.scope.is_ours and name in ABOVE:
             return f"{name} sees more than one tenant, or owns the walls."
         found = ground.snapshot.roles.get(name)
-        if found and held_attributes(found):
-            return f"{name} has {', '.join(held_attributes(found))}: no policy binds it."
+        if found and found.powers:
+            return f"{name} has {', '.join(found.powers)}: no policy binds it."
         if any(each.owner == name for each in ground.tenant_tables):
             return f"{name} owns tables with tenants' rows, and may switch their walls off."
     return None

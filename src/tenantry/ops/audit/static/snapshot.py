@@ -65,6 +65,21 @@ class Role:
     replicates: bool
     logs_in: bool
 
+    @property
+    def powers(self) -> Sequence[str]:
+        """Attributes that go past row security, as ALTER ROLE calls them."""
+        return [
+            name
+            for name, held in (
+                ("SUPERUSER", self.superuser),
+                ("BYPASSRLS", self.bypasses),
+                ("CREATEROLE", self.creates_roles),
+                ("CREATEDB", self.creates_databases),
+                ("REPLICATION", self.replicates),
+            )
+            if held
+        ]
+
 
 @dataclass(frozen=True, slots=True)
 class Membership:
@@ -127,7 +142,7 @@ class PolicyState:
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
-    """A primary key (p), unique (u), foreign key (f) or exclusion constraint (x)."""
+    """A primary key (p), unique (u), foreign key (f), exclusion (x) or check constraint (c)."""
 
     relation: int
     name: str
