@@ -12,6 +12,7 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
+from sqlalchemy import URL
 
 from tenantry.schema.row_security import APP_ROLE
 from tests.conftest import Connect, Server, bind, open_connection
@@ -66,7 +67,6 @@ POWERS: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "join those who read everything": ("GRANT pg_read_all_data TO {role}", SUPERUSER),
     "take what the owner has": ("REASSIGN OWNED BY tenantry_owner TO {role}", SUPERUSER),
-    "drop what the owner has": ("DROP OWNED BY tenantry_owner CASCADE", SUPERUSER),
     # to change the server
     "configure the server": (
         "ALTER SYSTEM RESET log_min_messages",
@@ -108,7 +108,7 @@ POWERS: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     # files and programs
     "run a program": (
-        "COPY (SELECT 1) TO PROGRAM 'true'",
+        "COPY (SELECT 1) TO PROGRAM 'cat > /dev/null'",
         ("GRANT pg_execute_server_program TO {role}",),
     ),
     "write a file": (
@@ -199,17 +199,23 @@ ALONE = {"configure the server"}
 OTHERWISE = {"listen to every event": "42883"}
 
 
-@dataclass(frozen=True)
+@dataclass
 class Attacker:
     """A login that has been granted the application's role, and its connection."""
 
     connection: asyncpg.Connection
+    url: URL
     world: World
     names: dict[str, object]
 
     async def gain(self, *powers: str) -> None:
         for power in powers:
             await self.world.admin.execute(power.format(**self.names))
+
+    async def log_in_anew(self) -> None:
+        """Until PostgreSQL 17, whether a session is a superuser's is settled when it begins."""
+        await self.connection.close()
+        self.connection = await open_connection(self.url)
 
     async def try_(self, name: str) -> tuple[str, ...]:
         statement = POWERS[name][0].format(**self.names)
@@ -228,13 +234,15 @@ async def attacker(server: Server, world: World) -> AsyncIterator[Attacker]:
     await world.admin.execute(f"CREATE ROLE {role} LOGIN {password}; GRANT {APP_ROLE} TO {role}")
     await world.admin.execute("CREATE TABLE IF NOT EXISTS scratch (line text)")
     await world.admin.execute("GRANT INSERT ON scratch TO PUBLIC")
-    connection = await open_connection(server.at(world.database, user=role))
+    url = server.at(world.database, user=role)
+    connection = await open_connection(url)
     superuser = await world.admin.fetchval("SELECT current_user::text")
     names = {"role": role, "database": world.database, "superuser": superuser, "b": world.b}
+    attacker = Attacker(connection, url, world, names)
     try:
-        yield Attacker(connection, world, names)
+        yield attacker
     finally:
-        await connection.close()
+        await attacker.connection.close()
         await world.admin.execute(f"ALTER DATABASE {world.database} OWNER TO CURRENT_USER")
         await world.admin.execute(f"DROP OWNED BY {role} CASCADE; DROP ROLE {role}")
 
@@ -245,6 +253,7 @@ async def test_the_application_cannot(attacker: Attacker, name: str) -> None:
     told = await attacker.try_(name)
     assert told[0] == "42501", told
     await attacker.gain(*POWERS[name][1])
+    await attacker.log_in_anew()
     told = await attacker.try_(name)
     expected = OTHERWISE.get(name)
     assert told[0] == expected if expected else len(told) == 1, told
