@@ -550,6 +550,11 @@ KEYS = [
         ),
         ("plain-index", "CREATE INDEX extra ON messages (created_at)", "index-without-tenant"),
         (
+            "plain-index-hash",
+            "CREATE INDEX extra ON messages USING hash (content)",
+            "index-without-tenant",
+        ),
+        (
             "plain-index-partial",
             "CREATE INDEX extra ON messages (created_at DESC, tenant_id) WHERE role = 'user'",
             "index-without-tenant",

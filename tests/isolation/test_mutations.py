@@ -101,6 +101,19 @@ async def test_nothing_is_found_where_all_walls_stand(patient: Patient) -> None:
     assert await patient.audit() == []
 
 
+async def test_an_administrator_of_a_managed_service_is_not_the_application(
+    patient: Patient,
+) -> None:
+    """Who has made the roles may become them, and holds nothing that the audit must name."""
+    await patient.run(
+        "CREATE ROLE audit_admin LOGIN CREATEROLE CREATEDB;"
+        " GRANT tenantry_owner, tenantry_auth, tenantry_operator, tenantry_app TO audit_admin"
+        " WITH ADMIN TRUE, SET TRUE, INHERIT FALSE",
+        path="public",
+    )
+    assert await patient.audit() == []
+
+
 def test_the_mutations_are_distinct() -> None:
     """Each has a name of its own, and there are as many as we say."""
     assert Counter(each.name for each in MUTATIONS).most_common(1)[0][1] == 1

@@ -6,7 +6,7 @@ import asyncpg
 import pytest
 from sqlalchemy import URL
 
-from tenantry.errors import ConfigurationError
+from tenantry.errors import ConfigurationError, DatabaseUnavailableError
 from tenantry.ops.audit import AuditReport, audit
 from tenantry.ops.audit.report import OPERATIONS
 from tenantry.schema import Base
@@ -98,6 +98,14 @@ async def test_a_database_without_tables(empty_database: URL) -> None:
     assert ("role pg_monitor", "role-membership") in {
         (each.subject, each.check) for each in report.findings
     }
+
+
+async def test_a_table_that_a_migration_holds(urls: Urls, admin: asyncpg.Connection) -> None:
+    """The audit waits two seconds and not for ever, and says what held it up."""
+    async with admin.transaction():
+        await admin.execute("LOCK TABLE widgets, pg_catalog.pg_policy IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(DatabaseUnavailableError, match="a table is locked"):
+            await audit(urls.admin, live=False)
 
 
 async def test_a_role_that_does_not_exist(urls: Urls) -> None:

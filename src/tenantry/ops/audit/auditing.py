@@ -9,9 +9,11 @@ from dataclasses import replace
 from typing import Final
 
 from sqlalchemy import URL
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.pool import NullPool
 
+from tenantry.errors import DatabaseUnavailableError
 from tenantry.ops.audit.report import Attempt, AuditReport, Finding
 from tenantry.ops.audit.scope import Scope, read_scope
 from tenantry.ops.audit.static.checking import findings_on, in_order, read_ground
@@ -29,6 +31,10 @@ _BOUNDS: Final = (
     "SET LOCAL lock_timeout = '2s'",
     "SET LOCAL statement_timeout = '30s'",
 )
+
+
+_HELD_UP: Final = {"55P03", "57014"}
+"""SQLSTATE: no lock within lock_timeout, no end within statement_timeout."""
 
 
 async def audit(
@@ -55,7 +61,8 @@ async def audit(
     Raises:
         ConfigurationError: The role does not exist, or has to be named.
         PrivilegeError: A right is missing for the live part; the message says which.
-        DatabaseUnavailableError: The server does not answer or refuses the connection.
+        DatabaseUnavailableError: The server does not answer or refuses the connection, or a
+            migration holds a table.
     """
     started = time.perf_counter()
     engine = create_engine(admin_url, pool_class=NullPool)
@@ -94,6 +101,13 @@ async def _catalog(connection: AsyncConnection) -> AsyncIterator[None]:
         await connection.exec_driver_sql(statement)
     try:
         yield
+    except DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) not in _HELD_UP:
+            raise
+        raise DatabaseUnavailableError(
+            "The catalog could not be read in time: a table is locked, most likely by a migration "
+            "that is still running. Nothing was tried. Run the audit again when it has ended."
+        ) from error
     finally:
         await connection.rollback()
 

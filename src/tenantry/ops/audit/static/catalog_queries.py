@@ -71,7 +71,7 @@ ROLES = text("""
 
 MEMBERSHIPS = text("""
     SELECT pg_get_userbyid(roleid)::text AS role, pg_get_userbyid(member)::text AS member,
-           admin_option AS admin, inherit_option OR set_option AS usable,
+           admin_option AS admin, inherit_option AS inherits,
            pg_get_userbyid(grantor)::text AS grantor
       FROM pg_auth_members
 """)

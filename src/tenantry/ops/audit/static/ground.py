@@ -79,8 +79,8 @@ class Ground:
     def connecting(self) -> list[str]:
         """Roles that log in and have the application's rights, its own role aside.
 
-        The administrator who migrates holds memberships of his own in the roles he has made, and
-        is not the application.
+        An administrator can become the roles that he has made, and does not inherit their rights:
+        he is not the application.
         """
         return sorted(
             role.name
@@ -88,7 +88,7 @@ class Ground:
             if role.logs_in
             and role.name not in {self.scope.app_role, self.snapshot.database.session_role}
             and self.scope.app_role
-            in _closure(role.name, [each for each in self.snapshot.memberships if each.usable])
+            in _closure(role.name, [each for each in self.snapshot.memberships if each.inherits])
         )
 
     def sees_everything(self, role: str) -> bool:

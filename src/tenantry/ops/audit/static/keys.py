@@ -125,7 +125,7 @@ def indexes(ground: Ground) -> Iterator[Finding]:
             if index.is_unique:
                 if _can_be_probed(ground, table, index):
                     yield _unique(ground, table, index, tenant)
-            elif index.method == "btree" and table.name != ground.scope.tenant_table:
+            elif index.method in {"btree", "hash"} and table.name != ground.scope.tenant_table:
                 yield Finding(
                     f"table {table.name}",
                     "index-without-tenant",
@@ -195,7 +195,9 @@ def _leading(index: Index, tenant: str) -> str:
     if rest.startswith(f"{quote(tenant)},"):
         return f"{index.definition};"
     columns = rest.replace(f", {quote(tenant)}", "", 1) if tenant in index.columns else rest
-    return f"{head}USING {index.method} ({quote(tenant)}, {columns};"
+    # A hash index cannot have two columns.
+    method = "btree" if index.method == "hash" else index.method
+    return f"{head}USING {method} ({quote(tenant)}, {columns};"
 
 
 def exclusions(ground: Ground) -> Iterator[Finding]:

@@ -7,7 +7,7 @@ from typing import Final
 
 from tenantry.ops.audit.report import Finding
 from tenantry.ops.audit.static.ground import ABOVE, POWERFUL, Ground
-from tenantry.ops.audit.static.snapshot import Membership
+from tenantry.ops.audit.static.snapshot import Membership, Setting
 from tenantry.schema.row_security import APP_ROLE, OWNER_ROLE
 from tenantry.tenancy.catalog import quote
 
@@ -131,47 +131,55 @@ _TENANT: Final = (
 
 def settings(ground: Ground) -> Iterator[Finding]:
     """No setting of a role or the database binds a tenant or changes what policies mean."""
-    tenant = ground.scope.tenant_setting
-    prefix = "tenantry." if ground.scope.is_ours else f"{tenant}"
-    database = ground.snapshot.database.name
+    database = quote(ground.snapshot.database.name)
+    known = {"", *ground.everyone, *ground.connecting, *(ABOVE if ground.scope.is_ours else ())}
     for each in ground.snapshot.settings:
-        why = _ALWAYS.get(each.name)
-        if tenant and each.name.startswith(prefix):
-            why = _TENANT
-        elif each.name == "hnsw.iterative_scan" and each.role in ground.everyone:
-            why = _SCAN if each.value == "off" and ground.scope.is_ours else None
-        elif each.name == "search_path" and _is_bent(ground, each.value):
-            why = _PATH
-        elif (
-            each.name == "lo_compat_privileges" and each.value in {"off", "false", "0", "no"}
-        ) or (each.name == "row_security" and each.value in {"on", "true", "1", "yes"}):
-            why = None
+        why = _setting_why(ground, each) if each.role in known else None
         if why is None:
             continue
-        subject = f"role {each.role}" if each.role else f"database {quote(database)}"
+        inside = f" IN DATABASE {database}" if each.in_database else ""
         if each.role:
-            inside = f" IN DATABASE {quote(database)}" if each.in_database else ""
-            mend = f"ALTER ROLE {quote(each.role)}{inside} RESET {each.name};"
-        elif not each.in_database:
-            subject, mend = "server", f"ALTER ROLE ALL RESET {each.name};"
+            subject, whose = f"role {each.role}", f"ROLE {quote(each.role)}{inside}"
+        elif each.in_database:
+            subject, whose = f"database {database}", f"DATABASE {database}"
         else:
-            mend = f"ALTER DATABASE {quote(database)} RESET {each.name};"
+            subject, whose = "server", "ROLE ALL"
         yield Finding(
             subject,
             "setting-tenant" if why is _TENANT else "setting",
             f"For {subject}, {each.name} is set to {each.value}.",
             why,
-            mend,
+            f"ALTER {whose} RESET {each.name};",
         )
     yield from _bound(ground)
     if ground.scope.is_ours and not _scans_on(ground):
         yield Finding(
-            f"database {quote(database)}",
+            f"database {database}",
             "vector-scan",
             "hnsw.iterative_scan is not set for the database.",
             _SCAN,
-            f"ALTER DATABASE {quote(database)} SET hnsw.iterative_scan = strict_order;",
+            f"ALTER DATABASE {database} SET hnsw.iterative_scan = strict_order;",
         )
+
+
+def _setting_why(ground: Ground, each: Setting) -> str | None:
+    tenant, ours = ground.scope.tenant_setting, ground.scope.is_ours
+    if each.name == tenant or (ours and each.name.startswith("tenantry.")):
+        return _TENANT
+    if each.name == "hnsw.iterative_scan":
+        return _SCAN if ours and each.role in ground.everyone and each.value == "off" else None
+    if each.name == "search_path":
+        return _PATH if _is_bent(ground, each.value) else None
+    if each.value in _HARMLESS.get(each.name, {ground.scope.app_role}):
+        return None
+    return _ALWAYS.get(each.name)
+
+
+_HARMLESS: Final = {
+    "lo_compat_privileges": {"off", "false", "0", "no"},
+    "row_security": {"on", "true", "1", "yes"},
+    "session_replication_role": {"origin", "local"},
+}
 
 
 def _is_bent(ground: Ground, value: str) -> bool:

@@ -83,12 +83,12 @@ class Role:
 
 @dataclass(frozen=True, slots=True)
 class Membership:
-    """``member`` is a member of ``role``; ``usable`` unless it has neither INHERIT nor SET."""
+    """``member`` is a member of ``role``, and ``inherits`` its rights or can only become it."""
 
     role: str
     member: str
     admin: bool
-    usable: bool
+    inherits: bool
     grantor: str
 
 
