@@ -15,6 +15,7 @@ from uuid import UUID
 
 import asyncpg
 import pytest
+from hypothesis import seed
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from sqlalchemy import delete, insert, select, text, update
@@ -370,14 +371,14 @@ class Tenants(RuleBasedStateMachine):
                 }
 
 
-def on(bench: Bench) -> type[Tenants]:
-    """The machine, for this bench."""
+def on(bench: Bench, *, number: int = 0) -> type[Tenants]:
+    """The machine, for this bench; another number, other steps, the same every time."""
 
     class OnBench(Tenants):
         pass
 
     OnBench.bench = bench
-    return OnBench
+    return seed(number)(OnBench)
 
 
 def as_dict(rows: list[asyncpg.Record]) -> dict[tuple[UUID, UUID], str]:
