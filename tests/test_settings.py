@@ -76,6 +76,12 @@ def test_an_admin_url_alone_is_refused() -> None:
         Settings.from_environment({"TENANTRY_ADMIN_URL": "postgresql://a@h/d"})
 
 
+def test_a_replica_url_alone_is_refused() -> None:
+    """A replica is of something."""
+    with pytest.raises(ConfigurationError, match="TENANTRY_REPLICA_URL is set"):
+        Settings.from_environment({"TENANTRY_REPLICA_URL": "postgresql://a@h/d"}, admin_alone=True)
+
+
 async def test_a_printed_url_is_read_by_the_driver(urls: Urls) -> None:
     """Options survive the way through text: no plus sign for a space."""
     url = urls.admin.update_query_dict({"options": "-c role=tenantry_operator"})

@@ -61,8 +61,14 @@ class Settings:
     pooler: bool | None = None
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str] | None = None) -> Self:
+    def from_environment(
+        cls, environment: Mapping[str, str] | None = None, *, admin_alone: bool = False
+    ) -> Self:
         """Read the ``TENANTRY_…`` variables; an empty one counts as unset.
+
+        Args:
+            environment: Where they are; by default the process's.
+            admin_alone: Whether the admin URL may be given without the application's.
 
         Raises:
             ConfigurationError: A URL cannot be read, or the admin or replica URL stands alone.
@@ -73,7 +79,7 @@ class Settings:
         replica_url = values.get(REPLICA_URL) or None
         data_dir = values.get(DATA_DIR) or None
         for name, given in ((ADMIN_URL, admin_url), (REPLICA_URL, replica_url)):
-            if given and not database_url:
+            if given and not database_url and not (name == ADMIN_URL and admin_alone):
                 raise ConfigurationError(
                     f"{name} is set and {DATABASE_URL} is not. Set {DATABASE_URL} to the "
                     "application's role as well, or neither for the embedded server."

@@ -63,6 +63,13 @@ def test_without_the_admin_url_the_catalog_is_read(tenantry: Command) -> None:
     assert len(value["tables"]) == 10
 
 
+def test_the_administrators_url_is_enough(tenantry: Command) -> None:
+    """A database of others is audited with one URL, and the embedded server stays down."""
+    given = {"TENANTRY_DATABASE_URL": "", "TENANTRY_DATA_DIR": "/nowhere"}
+    result = tenantry("audit", "--role", "tenantry_app", **given)
+    assert result.code == 0, result
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

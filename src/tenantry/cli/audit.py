@@ -110,7 +110,9 @@ def _require_one_result(*, as_json: bool, html: str | None) -> None:
 
 async def _url(*, static: bool) -> tuple[URL, Settings]:
     # Never migrated, not even a new embedded database: an audit looks at what is there.
-    settings, _ = await bring_up(Settings.from_environment(), on_step=console.step)
+    settings = Settings.from_environment(admin_alone=True)
+    if settings.admin_url is None:
+        settings, _ = await bring_up(settings, on_step=console.step)
     if settings.admin_url is not None:
         return settings.admin_url, settings
     if static and settings.database_url is not None:
