@@ -90,7 +90,7 @@ async def test_sessions_of_the_role_can_be_ended(sides: Sides) -> None:
     assert await sides.b.fetchval("SELECT pg_terminate_backend($1)", victim)
     alive = "SELECT count(*) FROM pg_stat_activity WHERE pid = $1"
     async with asyncio.timeout(30):
-        while await sides.world.admin.fetchval(alive, victim):
+        while await sides.world.admin.fetchval(alive, victim):  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0.01)
     sides.a.terminate()
 
