@@ -126,10 +126,34 @@ async def test_an_unknown_tenant_reads_nothing_and_writes_nothing(db: Database) 
             tx.add(Widget(name="x"))
 
 
-async def test_the_operator_sees_all_tenants(db: Database, tenants: TenantPair) -> None:
-    """The operator's session is the way to see more than one tenant."""
-    async with db.operator(reason="test") as tx:
-        assert set(await tx.scalars(select(Tenant.slug))) == {"acme", "globex"}
+async def test_a_deleted_tenant_reads_nothing_and_writes_nothing(
+    db: Database, tenants: TenantPair
+) -> None:
+    """Also where the session was open before it was deleted: its rows went with it."""
+    async with db.tenant(tenants.a.id) as tx:
+        tx.add(Widget(name="x"))
+        await tx.commit()
+        async with db.operator(reason="test") as operator:
+            await operator.delete(await operator.get_one(Tenant, tenants.a.id))
+        assert (await tx.scalars(select(Widget))).all() == []
+        tx.add(Widget(name="y"))
+        with pytest.raises(TenantUnknownError):
+            await tx.flush()
+        await tx.rollback()
+    async with db.tenant(tenants.b.id) as other:
+        assert (await other.get_one(Tenant, tenants.b.id)).slug == "globex"
+
+
+async def test_the_operator_sees_all_tenants(
+    db: Database, tenants: TenantPair, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The operator's session is the way to see more than one tenant; the reason is logged."""
+    with caplog.at_level("INFO", logger="tenantry"):
+        async with db.operator(reason="export for ticket 4711") as tx:
+            assert set(await tx.scalars(select(Tenant.slug))) == {"acme", "globex"}
+    assert [each.getMessage() for each in caplog.records] == [
+        "operator session: export for ticket 4711"
+    ]
 
 
 async def test_an_exception_rolls_back(db: Database, tenants: TenantPair) -> None:
