@@ -276,3 +276,16 @@ def test_the_page_can_be_read_in_light_and_dark_and_on_paper() -> None:
                     (luminance(colours[name]), luminance(colours[ground])), reverse=True
                 )
                 assert (bright + 0.05) / (dim + 0.05) >= 4.5, (name, ground)
+
+
+def test_the_sql_of_one_cause_is_shown_once() -> None:
+    """What the catalog and three crossings found is mended by one script, and JSON has it whole."""
+    crossed = [replace(FINDING, check=f"live-{each}") for each in ("read", "update")]
+    other = replace(FINDING, mend="ALTER TABLE public.widgets FORCE ROW LEVEL SECURITY;")
+    report = replace(CLEAN, findings=(FINDING, *crossed, other))
+    text, html = printed(report), page(report)
+    assert text.count("CREATE POLICY") == html.count("CREATE POLICY") == 1
+    assert text.count("The SQL of finding 1 mends it.") == 2
+    assert html.count('The SQL of <a href="#finding-1">finding 1</a> mends it.') == 2
+    assert text.count("FORCE ROW LEVEL SECURITY;") == html.count("FORCE ROW LEVEL SECURITY;") == 1
+    assert [each["mend"] for each in report_json(report)["findings"]].count(FINDING.mend) == 3

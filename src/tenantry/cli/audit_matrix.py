@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from tenantry.cli.console import counted
-from tenantry.ops.audit.report import OPERATIONS, Attempt, AuditReport, Operation, Outcome
+from tenantry.ops.audit.report import OPERATIONS, Attempt, AuditReport, Finding, Operation, Outcome
 
-__all__ = ["ASCII_MARKS", "MARKS", "Row", "crossings", "matrix", "passed", "summary", "untried"]
+__all__ = [
+    "ASCII_MARKS",
+    "MARKS",
+    "Row",
+    "crossings",
+    "matrix",
+    "mended_with",
+    "passed",
+    "summary",
+    "untried",
+]
 
 MARKS: Final[Mapping[Outcome, str]] = {"kept apart": "✓", "crossed": "✗", "not tried": "-"}
 """How the outcomes are told apart without colour."""
@@ -41,6 +51,17 @@ class Row:
     def outcomes(self) -> tuple[Outcome, ...]:
         """The outcomes alone, by which equal lines are told."""
         return tuple(cell.outcome for cell in self.cells)
+
+
+def mended_with(report: AuditReport) -> Iterator[tuple[Finding, int | None]]:
+    """Yield each finding, and the number from 1 of an earlier one with the same SQL, or None.
+
+    One cause is often found several times: in the catalog, and by every crossing that it allows.
+    """
+    numbers: dict[str, int] = {}
+    for number, finding in enumerate(report.findings, 1):
+        first = numbers.setdefault(finding.mend, number)
+        yield finding, first if first < number else None
 
 
 def matrix(report: AuditReport) -> list[Row]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from typing import Final
 
-from tenantry.cli.audit_matrix import MARKS, Row, matrix, passed, summary, untried
+from tenantry.cli.audit_matrix import MARKS, Row, matrix, mended_with, passed, summary, untried
 from tenantry.cli.escaping import printable
 from tenantry.ops.audit.report import OPERATIONS, Attempt, AuditReport, Finding, Outcome
 
@@ -116,19 +116,24 @@ def _remarks(report: AuditReport) -> Iterator[str]:
 def _findings(report: AuditReport) -> Iterator[str]:
     if report.findings:
         yield "<h2>Findings</h2>"
-    for number, finding in enumerate(report.findings, 1):
-        yield _finding(number, finding)
+    for number, (finding, same) in enumerate(mended_with(report), 1):
+        yield _finding(number, finding, same)
 
 
-def _finding(number: int, finding: Finding) -> str:
+def _finding(number: int, finding: Finding, same: int | None) -> str:
+    # A newline after the tag is dropped by the reader, one of the SQL's own would be too.
+    mend = (
+        f"<pre><code>{_text(finding.mend.strip(chr(10)), lines=True)}</code></pre>"
+        if same is None
+        else f'<p>The SQL of <a href="#finding-{same}">finding {same}</a> mends it.</p>'
+    )
     return "\n".join(
         (
             f'<section id="finding-{number}">',
             f"<h3>{number}. {_text(finding.subject)} <code>{_text(finding.check)}</code></h3>",
             f"<p>{_text(finding.what)}</p>",
             f"<p>{_text(finding.why)}</p>",
-            # A newline after the tag is dropped by the reader, one of the SQL's own would be too.
-            f"<pre><code>{_text(finding.mend.strip(chr(10)), lines=True)}</code></pre>",
+            mend,
             "</section>",
         )
     )

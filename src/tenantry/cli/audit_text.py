@@ -10,7 +10,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tenantry.cli.audit_matrix import ASCII_MARKS, MARKS, Row, matrix, passed, summary, untried
+from tenantry.cli.audit_matrix import (
+    ASCII_MARKS,
+    MARKS,
+    Row,
+    matrix,
+    mended_with,
+    passed,
+    summary,
+    untried,
+)
 from tenantry.cli.escaping import UNSAFE, printable
 from tenantry.ops.audit.report import OPERATIONS, AuditReport, Finding, Operation, Outcome
 
@@ -50,8 +59,8 @@ def print_report(report: AuditReport, console: Console, *, unicode: bool = True)
         _print_matrix(report, console, marks)
     for line in _remarks(report):
         console.print(Text(printable(line)))
-    for number, finding in enumerate(report.findings, 1):
-        _print_finding(number, finding, console)
+    for number, (finding, same) in enumerate(mended_with(report), 1):
+        _print_finding(number, finding, same, console)
     style = "ok" if passed(report) else "wall"
     console.print()
     console.print(Text(printable(summary(report)), style))
@@ -95,7 +104,7 @@ def _remarks(report: AuditReport) -> Iterator[str]:
         yield f"note: {note}"
 
 
-def _print_finding(number: int, finding: Finding, console: Console) -> None:
+def _print_finding(number: int, finding: Finding, same: int | None, console: Console) -> None:
     console.print()
     head = Text.assemble(
         f"{number}. ", (printable(finding.subject), "name"), f"  {printable(finding.check)}"
@@ -104,6 +113,9 @@ def _print_finding(number: int, finding: Finding, console: Console) -> None:
     console.print(Text(printable(finding.what)))
     console.print(Text(printable(finding.why)))
     console.print()
+    if same is not None:
+        console.print(f"The SQL of finding {same} mends it.")
+        return
     if UNSAFE.search(finding.mend):
         # Run as shown, it would name something else.
         console.print("-- A name in it has control characters. Take the SQL from --json.")
