@@ -1060,6 +1060,12 @@ NEWER = [
             "ALTER TABLE messages ALTER CONSTRAINT messages_tenant_id_fkey NOT ENFORCED",
             "foreign-key-not-enforced",
         ),
+        (
+            "unique-without-overlaps",
+            "CREATE EXTENSION btree_gist; ALTER TABLE messages ADD COLUMN during tstzrange,"
+            " ADD CONSTRAINT once UNIQUE (content, during WITHOUT OVERLAPS)",
+            "unique-without-tenant",
+        ),
     )
 ]
 

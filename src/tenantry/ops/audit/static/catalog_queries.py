@@ -11,6 +11,8 @@ from typing import Final
 
 from sqlalchemy import text
 
+from tenantry.ops.audit.triggers import STAMPS_A_TIME
+
 __all__ = [
     "COLUMNS",
     "CONSTRAINTS",
@@ -32,17 +34,27 @@ __all__ = [
     "SETTINGS",
     "STRANGERS",
     "SYSTEM_PRIVILEGES",
+    "SYSTEM_VIEWS",
     "TRIGGERS",
 ]
 
 # Schemas of PostgreSQL itself; no other may begin with pg_.
 _USERS: Final = "n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'"
+_OURS: Final = 16384
+"""The first oid that is not PostgreSQL's own."""
 
 
 def _from_extension(catalog: str, oid: str) -> str:
     return (
         f"(SELECT e.extname FROM pg_depend x JOIN pg_extension e ON e.oid = x.refobjid"  # noqa: S608 - constants
         f" WHERE x.classid = '{catalog}'::regclass AND x.objid = {oid} AND x.deptype = 'e' LIMIT 1)"
+    )
+
+
+def _made(oid: str) -> str:
+    """Return the condition that somebody made it: in a schema of PostgreSQL's own, too."""
+    return (
+        f"(({_USERS}) OR (n.nspname IN ('pg_catalog', 'information_schema') AND {oid} >= {_OURS}))"
     )
 
 
@@ -95,7 +107,7 @@ RELATIONS = text(f"""
                    JOIN pg_namespace m ON m.oid = q.relnamespace
                   WHERE i.inhrelid = c.oid ORDER BY i.inhseqno) AS parents
       FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-     WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND {_USERS}
+     WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND {_made("c.oid")}
      ORDER BY 2
 """)  # noqa: S608 - constants
 
@@ -113,7 +125,7 @@ COLUMNS = text(f"""
       FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
       JOIN pg_namespace n ON n.oid = c.relnamespace
       LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
-     WHERE c.relkind IN ('r', 'p') AND a.attnum > 0 AND NOT a.attisdropped AND {_USERS}
+     WHERE c.relkind IN ('r', 'p') AND a.attnum > 0 AND NOT a.attisdropped AND {_made("c.oid")}
      ORDER BY a.attrelid, a.attnum
 """)  # noqa: S608 - constants
 
@@ -122,12 +134,13 @@ PRIVILEGES = text(f"""
     SELECT c.oid AS relation, '' AS "column", {_role("a.grantee")} AS role,
            a.privilege_type AS privilege, a.is_grantable AS grantable
       FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace, aclexplode(c.relacl) a
-     WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND a.grantee <> c.relowner AND {_USERS}
+     WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND a.grantee <> c.relowner
+       AND {_made("c.oid")}
      UNION ALL
     SELECT c.oid, t.attname::text, {_role("a.grantee")}, a.privilege_type, a.is_grantable
       FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
       JOIN pg_attribute t ON t.attrelid = c.oid, aclexplode(t.attacl) a
-     WHERE NOT t.attisdropped AND a.grantee <> c.relowner AND {_USERS}
+     WHERE NOT t.attisdropped AND a.grantee <> c.relowner AND {_made("c.oid")}
 """)  # noqa: S608 - constants
 
 POLICIES = text(f"""
@@ -177,7 +190,7 @@ INDEXES = text(f"""
                   WHERE place <= i.indnkeyatts ORDER BY place) AS columns
       FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
       JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_am m ON m.oid = c.relam
-     WHERE {_USERS} ORDER BY i.indrelid, c.relname
+     WHERE {_made("i.indrelid")} ORDER BY i.indrelid, c.relname
 """)  # noqa: S608 - constants
 
 DEPENDENCIES = text("""
@@ -187,23 +200,35 @@ DEPENDENCIES = text("""
        AND d.refobjid <> r.ev_class
 """)
 
+# PostgreSQL records no dependency on its own tables, so what a view makes of them is looked for in
+# its query. These show samples of rows, or passwords.
+SYSTEM_VIEWS = text(r"""
+    SELECT r.ev_class AS relation, s.relname::text AS name
+      FROM pg_class s JOIN pg_rewrite r ON r.ev_class >= 16384
+           AND r.ev_action::text LIKE '%\:relid ' || s.oid || ' %'
+     WHERE s.relnamespace = 'pg_catalog'::regnamespace
+       AND s.relname IN ('pg_statistic', 'pg_statistic_ext_data', 'pg_largeobject', 'pg_authid',
+                         'pg_shadow', 'pg_user_mapping', 'pg_subscription')
+     ORDER BY 1, 2
+""")
+
 RULES = text(f"""
     SELECT r.ev_class AS relation, r.rulename::text AS name
       FROM pg_rewrite r JOIN pg_class c ON c.oid = r.ev_class
       JOIN pg_namespace n ON n.oid = c.relnamespace
-     WHERE r.rulename <> '_RETURN' AND {_USERS}
+     WHERE r.rulename <> '_RETURN' AND {_made("c.oid")}
 """)  # noqa: S608 - constants
 
 TRIGGERS = text(f"""
     SELECT t.tgrelid AS relation, t.tgname::text AS name, t.tgisinternal AS internal,
            t.tgenabled IN ('D', 'R') AS disabled, t.tgparentid <> 0 AS inherited,
-           {_from_extension("pg_trigger", "t.oid")} AS extension
+           {_from_extension("pg_trigger", "t.oid")} AS extension, {STAMPS_A_TIME} AS stamps
       FROM pg_trigger t WHERE NOT t.tgisinternal OR t.tgenabled IN ('D', 'R')
      ORDER BY 1, 2
 """)  # noqa: S608 - constants
 
-# Those of PostgreSQL itself only where somebody has changed them to LEAKPROOF: what initdb made
-# still has the first transaction's number.
+# Those of PostgreSQL itself only where somebody has changed them: to SECURITY DEFINER, which none
+# of them is, or to LEAKPROOF. What initdb made still has the first transaction's number.
 FUNCTIONS = text(f"""
     SELECT p.oid, n.nspname::text AS schema, p.proname::text AS name,
            format('%I.%I(%s)', n.nspname, p.proname, pg_get_function_identity_arguments(p.oid))
@@ -227,7 +252,8 @@ FUNCTIONS = text(f"""
                   WHERE a.grantee <> p.proowner ORDER BY 1) AS executors
       FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
       JOIN pg_language l ON l.oid = p.prolang
-     WHERE {_USERS} OR (p.proleakproof AND p.oid < 16384 AND p.xmin::text::bigint > 2)
+     WHERE {_made("p.oid")} OR p.oid < {_OURS} AND (
+           p.prosecdef OR (p.proleakproof AND p.xmin::text::bigint > 2))
      ORDER BY 4
 """)  # noqa: S608 - constants
 
@@ -238,8 +264,8 @@ OPERATORS = text(f"""
                   o.oprname, CASE WHEN o.oprleft = 0 THEN 'NONE' ELSE o.oprleft::regtype::text END,
                   o.oprright::regtype) AS name
       FROM pg_operator o JOIN pg_namespace n ON n.oid = o.oprnamespace
-     WHERE {_USERS} AND {_from_extension("pg_operator", "o.oid")} IS NULL
-       AND EXISTS (SELECT FROM pg_operator b WHERE b.oprname = o.oprname
+     WHERE {_made("o.oid")} AND {_from_extension("pg_operator", "o.oid")} IS NULL
+       AND EXISTS (SELECT FROM pg_operator b WHERE b.oprname = o.oprname AND b.oid < {_OURS}
                       AND b.oprnamespace = 'pg_catalog'::regnamespace)
        AND (o.oprleft = 0 OR EXISTS (SELECT FROM pg_type WHERE oid = o.oprleft
                                         AND typnamespace = 'pg_catalog'::regnamespace))
@@ -300,6 +326,14 @@ STRANGERS = text(f"""
     SELECT 'server', s.srvname::text, {_role("a.grantee")}, a.privilege_type, a.is_grantable
       FROM pg_foreign_server s, aclexplode(s.srvacl) a WHERE a.grantee <> s.srvowner
      UNION ALL
+    SELECT 'server owner', s.srvname::text, pg_get_userbyid(s.srvowner)::text, 'OWNER', false
+      FROM pg_foreign_server s
+     UNION ALL
+    SELECT 'subscription', s.subname::text, pg_get_userbyid(s.subowner)::text, 'OWNER', false
+      FROM pg_subscription s
+     WHERE s.subenabled
+       AND s.subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())
+     UNION ALL
     SELECT 'wrapper', w.fdwname::text, {_role("a.grantee")}, a.privilege_type, a.is_grantable
       FROM pg_foreign_data_wrapper w, aclexplode(w.fdwacl) a WHERE a.grantee <> w.fdwowner
      UNION ALL
@@ -315,10 +349,11 @@ STRANGERS = text(f"""
      ORDER BY 1, 2, 3, 4
 """)  # noqa: S608 - constants
 
-# PostgreSQL's own relations and functions, where somebody has granted more than initdb did.
+# PostgreSQL's own relations and functions and those of extensions, where somebody has granted more
+# than they came with. A TOAST table holds the long values of a user's table.
 SYSTEM_PRIVILEGES = text(f"""
     WITH own AS (SELECT oid FROM pg_namespace
-                  WHERE nspname = 'pg_catalog')
+                  WHERE nspname IN ('pg_catalog', 'information_schema', 'pg_toast'))
     SELECT CASE WHEN c.relkind = 'S' THEN 'SEQUENCE' ELSE 'TABLE' END AS kind,
            format('%I.%I', c.relnamespace::regnamespace, c.relname) AS name, '' AS "column",
            {_role("a.grantee")} AS role, a.privilege_type AS privilege
@@ -326,7 +361,9 @@ SYSTEM_PRIVILEGES = text(f"""
       LEFT JOIN pg_init_privs i ON i.objoid = c.oid AND i.classoid = 'pg_class'::regclass
            AND i.objsubid = 0
      CROSS JOIN aclexplode(c.relacl) a
-     WHERE c.relnamespace IN (SELECT oid FROM own) AND a.grantee <> c.relowner
+     WHERE a.grantee <> c.relowner AND c.relnamespace IN (SELECT oid FROM own)
+       AND c.relnamespace <> 'information_schema'::regnamespace
+       AND (c.oid < {_OURS} OR c.relkind = 't')
        AND NOT EXISTS (SELECT FROM aclexplode(i.initprivs) o
                         WHERE o.grantee = a.grantee AND o.privilege_type = a.privilege_type)
      UNION ALL
@@ -336,7 +373,9 @@ SYSTEM_PRIVILEGES = text(f"""
       LEFT JOIN pg_init_privs i ON i.objoid = c.oid AND i.classoid = 'pg_class'::regclass
            AND i.objsubid = t.attnum
      CROSS JOIN aclexplode(t.attacl) a
-     WHERE c.relnamespace IN (SELECT oid FROM own) AND a.grantee <> c.relowner
+     WHERE a.grantee <> c.relowner AND c.relnamespace IN (SELECT oid FROM own)
+       AND c.relnamespace <> 'information_schema'::regnamespace
+       AND (c.oid < {_OURS} OR c.relkind = 't')
        AND NOT EXISTS (SELECT FROM aclexplode(i.initprivs) o
                         WHERE o.grantee = a.grantee AND o.privilege_type = a.privilege_type)
      UNION ALL
@@ -346,7 +385,8 @@ SYSTEM_PRIVILEGES = text(f"""
       FROM pg_proc p
       LEFT JOIN pg_init_privs i ON i.objoid = p.oid AND i.classoid = 'pg_proc'::regclass
      CROSS JOIN aclexplode(p.proacl) a
-     WHERE p.pronamespace IN (SELECT oid FROM own) AND a.grantee <> p.proowner
+     WHERE a.grantee <> p.proowner
+       AND (p.oid < {_OURS} OR {_from_extension("pg_proc", "p.oid")} IS NOT NULL)
        AND NOT EXISTS (SELECT FROM aclexplode(coalesce(i.initprivs,
                                                        acldefault('f', p.proowner))) o
                         WHERE o.grantee = a.grantee AND o.privilege_type = a.privilege_type)

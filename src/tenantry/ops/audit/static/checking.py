@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 from tenantry.ops.audit.report import Finding
 from tenantry.ops.audit.scope import Scope
 from tenantry.ops.audit.static import (
+    binding,
     keys,
     privileges,
     references,
@@ -49,6 +50,7 @@ CHECKS: Final[tuple[Callable[[Ground], Iterator[Finding]], ...]] = (
     routines.shadowing,
     routines.tenant_function,
     routines.untrusted,
+    binding.binding,
     surfaces.views,
     surfaces.on_tables,
     surfaces.children,

@@ -87,9 +87,12 @@ class Ground:
             for role in self.snapshot.roles.values()
             if role.logs_in
             and role.name not in {self.scope.app_role, self.snapshot.database.session_role}
-            and self.scope.app_role
-            in _closure(role.name, [each for each in self.snapshot.memberships if each.inherits])
+            and self.scope.app_role in self.rights_of(role.name)
         )
+
+    def rights_of(self, role: str) -> set[str]:
+        """Return every role whose rights ``role`` has without a SET ROLE, itself included."""
+        return _closure(role, [each for each in self.snapshot.memberships if each.inherits])
 
     def sees_everything(self, role: str) -> bool:
         """Return whether no policy keeps ``role`` to one tenant."""
@@ -132,6 +135,9 @@ class Ground:
 
     def is_expected(self, relation: Relation) -> bool:
         """Return whether the table is a tool's own and holds nothing of a tenant's."""
+        # By the name alone, or by ALTER EXTENSION ADD, any table could pass for one.
+        if relation.key in self.declared or self.scope.tenant_column in relation.columns:
+            return False
         return relation.extension is not None or relation.relname in _EXPECTED_ELSEWHERE
 
     @cached_property
@@ -162,7 +168,7 @@ class Ground:
             each.privilege
             for each in relation.privileges
             if each.role in self.everyone and (columns or not each.column)
-        } | ({"owner"} if relation.owner in self.reach else set())
+        } | ({"owner"} if relation.owner in self.everyone else set())
 
     def is_sheltered(self, relation: Relation) -> bool:
         """Return whether a part of a tenant table can only be reached through that table."""

@@ -23,7 +23,13 @@ def missing_columns(ground: Ground) -> Iterator[Finding]:
             continue
         renamed = _renamed(ground, table)
         if renamed:
-            mend = f"ALTER TABLE {table.name} RENAME COLUMN {quote(renamed)} TO {column};"
+            known = {each.name for each in table.constraints}
+            mend = mending.lines(
+                [
+                    f"ALTER TABLE {table.name} RENAME COLUMN {quote(renamed)} TO {column};",
+                    *mending.declared_foreign_keys(ground, table, besides=known),
+                ]
+            )
         else:
             mend = mending.lines(
                 [
@@ -46,12 +52,19 @@ def missing_columns(ground: Ground) -> Iterator[Finding]:
 
 
 def _renamed(ground: Ground, table: Relation) -> str | None:
-    """Return the column that refers to the tenants, if there is one."""
+    """Return the column that says whose row it is by another name, if there is one."""
     for key in table.constraints:
         target = ground.snapshot.relations.get(key.target)
         if target is not None and target is ground.tenants and len(key.columns) == 1:
             return key.columns[0]
-    return None
+    # Without that key: the only column of the tenants' type that nobody declared.
+    known = ground.declared[table.key].columns
+    strange = [
+        each.name
+        for each in table.columns.values()
+        if each.name not in known and each.type == ground.tenant_type
+    ]
+    return strange[0] if len(strange) == 1 else None
 
 
 def primary_keys(ground: Ground) -> Iterator[Finding]:
@@ -170,8 +183,9 @@ def _unique(ground: Ground, table: Relation, index: Index, tenant: str) -> Findi
     known = known or table.name == ground.scope.tenant_table
     dropped, added = _dependents(ground, table, index.oid)
     if constraint is not None:
-        old = f"({mending.names(constraint.columns)})"
-        new = constraint.definition.replace(old, f"({mending.names(wanted)})", 1)
+        # Behind the last column may stand WITHOUT OVERLAPS.
+        old = f"({mending.names(constraint.columns)}"
+        new = constraint.definition.replace(old, f"({mending.names(wanted)}", 1)
         again = mending.alter(table, f"ADD CONSTRAINT {quote(constraint.name)} {new}")
         drop = mending.alter(table, f"DROP CONSTRAINT IF EXISTS {quote(constraint.name)}")
         what = f"Unique constraint {constraint.name}"
@@ -266,7 +280,8 @@ def tenant_columns(ground: Ground) -> Iterator[Finding]:
 
 
 def _default(ground: Ground, table: Relation, name: str) -> Iterator[Finding]:
-    actual = table.columns[name].value
+    column = table.columns[name]
+    actual = column.value
     declared = ground.declared.get(table.key)
     wanted = declared.defaults.get(name) if declared else None
     tree = parse(actual)
@@ -274,9 +289,16 @@ def _default(ground: Ground, table: Relation, name: str) -> Iterator[Finding]:
         good = wanted is None
     else:
         good = is_bound_tenant(ground, tree) or (wanted is not None and tree == parse(wanted))
-    if good:
+    if good and not column.identity:
         return
-    action = f"SET DEFAULT {wanted}" if wanted else "DROP DEFAULT"
+    if column.identity or column.generated:
+        what = "DROP IDENTITY" if column.identity else "DROP EXPRESSION"
+        actions = [f"ALTER COLUMN {quote(name)} {what}"]
+        actions += [f"ALTER COLUMN {quote(name)} SET DEFAULT {wanted}"] if wanted else []
+        actual = "a number of its own" if column.identity else actual
+    else:
+        value = f"SET DEFAULT {wanted}" if wanted else "DROP DEFAULT"
+        actions = [f"ALTER COLUMN {quote(name)} {value}"]
     yield Finding(
         f"table {table.name}",
         "tenant-default",
@@ -284,6 +306,6 @@ def _default(ground: Ground, table: Relation, name: str) -> Iterator[Finding]:
         "bound tenant.",
         "A row that is inserted without a tenant goes to whoever the default names, as soon as "
         "that role may write it.",
-        mending.alter(table, f"ALTER COLUMN {quote(name)} {action}"),
+        mending.lines(mending.alter(table, each) for each in actions),
         table.name,
     )

@@ -13,6 +13,7 @@ from tenantry.tenancy.catalog import quote
 __all__ = [
     "alter",
     "create_policy",
+    "declared_foreign_keys",
     "declared_keys",
     "drop_policy",
     "exactly",
@@ -166,9 +167,16 @@ def declared_keys(ground: Ground, relation: Relation) -> Iterator[str]:
     name = quote(f"{relation.relname}_pkey"[:63])
     yield alter(relation, f"DROP CONSTRAINT IF EXISTS {name}")
     yield alter(relation, f"ADD CONSTRAINT {name} PRIMARY KEY ({names(declared.primary_key)})")
-    for key in declared.foreign_keys:
+    yield from declared_foreign_keys(ground, relation)
+
+
+def declared_foreign_keys(
+    ground: Ground, relation: Relation, *, besides: Iterable[str] = ()
+) -> Iterator[str]:
+    """Return what gives ``relation`` the foreign keys it declares, but for those in ``besides``."""
+    for key in ground.declared[relation.key].foreign_keys:
         target = ground.by_key.get(key.target)
-        if target is not None:
+        if target is not None and key.name not in besides:
             yield alter(relation, f"DROP CONSTRAINT IF EXISTS {quote(key.name)}")
             yield from _add(
                 ground, relation, target, (key.name, key.columns, key.target_columns), key.clauses

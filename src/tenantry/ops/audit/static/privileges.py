@@ -154,18 +154,20 @@ def owners(ground: Ground) -> Iterator[Finding]:
     }
     for relation in ground.snapshot.relations.values():
         ours = relation.key in ground.declared or relation.schema == "tenantry"
-        differs = ground.scope.is_ours and ours and relation.owner != OWNER_ROLE
-        if relation.owner not in ground.reach and not differs:
+        differs = ground.scope.is_ours and (
+            relation.owner != OWNER_ROLE if ours else _is_strange(ground, relation)
+        )
+        if relation.owner not in ground.everyone and not differs:
             continue
         kind = kinds.get(relation.kind, "TABLE")
         if relation.name in numbering:
             continue  # it goes with its table
         yield Finding(
             f"{kind.lower()} {relation.name}",
-            "owner-is-application" if relation.owner in ground.reach else "owner-differs",
+            "owner-is-application" if relation.owner in ground.everyone else "owner-differs",
             f"{relation.owner} owns {relation.name}.",
             "An owner may switch row security off, drop policies and grant anything."
-            if relation.owner in ground.reach
+            if relation.owner in ground.everyone
             else f"FORCE binds {OWNER_ROLE}; another owner may be one that it does not bind.",
             f"ALTER {kind} {relation.name} OWNER TO {wanted};",
             relation.name if kind == "TABLE" else None,
@@ -173,14 +175,23 @@ def owners(ground: Ground) -> Iterator[Finding]:
     yield from _owners_around(ground, wanted)
 
 
+def _is_strange(ground: Ground, relation: Relation) -> bool:
+    """Return whether a table with tenants' rows is owned by somebody who is no administrator."""
+    owner = ground.snapshot.roles.get(relation.owner)
+    if owner is None or owner.superuser or owner.creates_roles:
+        return False
+    known = {OWNER_ROLE, ground.snapshot.database.session_role, ground.snapshot.database.owner}
+    return owner.name not in known and relation in ground.tenant_tables
+
+
 def _owners_around(ground: Ground, wanted: str) -> Iterator[Finding]:
     why = "An owner may put anything there, change it, and grant it to anyone."
     for schema in ground.snapshot.schemas.values():
         differs = ground.scope.is_ours and schema.name == "tenantry" and schema.owner != OWNER_ROLE
-        if schema.owner in ground.reach or differs:
+        if schema.owner in ground.everyone or differs:
             yield Finding(
                 f"schema {mending.schema_name(schema.name)}",
-                "owner-is-application" if schema.owner in ground.reach else "owner-differs",
+                "owner-is-application" if schema.owner in ground.everyone else "owner-differs",
                 f"{schema.owner} owns schema {schema.name}.",
                 why,
                 f"ALTER SCHEMA {mending.schema_name(schema.name)} OWNER TO {wanted};",
@@ -188,7 +199,7 @@ def _owners_around(ground: Ground, wanted: str) -> Iterator[Finding]:
     for function in ground.snapshot.functions:
         # Ours are compared with their files, owner included.
         ours = ground.scope.is_ours and function.schema == "tenantry"
-        if function.owner in ground.reach and not ours and not function.extension:
+        if function.owner in ground.everyone and not ours and not function.extension:
             yield Finding(
                 f"{function.kind.lower()} {function.signature}",
                 "owner-is-application",
@@ -197,7 +208,7 @@ def _owners_around(ground: Ground, wanted: str) -> Iterator[Finding]:
                 f"ALTER {function.kind} {function.signature} OWNER TO {wanted};",
             )
     database = ground.snapshot.database
-    if database.owner in ground.reach:
+    if database.owner in ground.everyone:
         yield Finding(
             f"database {quote(database.name)}",
             "owner-is-application",
@@ -254,7 +265,9 @@ def _identity(ground: Ground, sequence: Relation) -> Iterator[str]:
 def materialized_views(ground: Ground) -> Iterator[Finding]:
     """No materialized view is open to the application: it holds the rows of all tenants."""
     for view in ground.snapshot.relations.values():
-        if view.kind != "m" or view.extension or ground.is_shared(view):
+        # An extension's own holds nothing of a tenant's, and ALTER EXTENSION ADD takes any.
+        foreign = view.extension is not None and not any(ground.underneath(view))
+        if view.kind != "m" or foreign or ground.is_shared(view):
             continue
         excess = sorted({each.role for each in view.privileges if each.role in ground.everyone})
         if excess:
@@ -281,7 +294,10 @@ def defaults(ground: Ground) -> Iterator[Finding]:
     """What is made tomorrow is open to nobody until it is granted."""
     grouped: defaultdict[tuple[str, str, str, str], set[str]] = defaultdict(set)
     for each in ground.snapshot.default_privileges:
-        if each.role in ground.everyone and each.kind != "T" and each.maker != each.role:
+        open_to = each.role in ground.everyone or (
+            ground.scope.is_ours and each.maker == OWNER_ROLE
+        )
+        if open_to and each.kind != "T" and each.maker != each.role:
             grouped[each.maker, each.schema or "", each.kind, each.role].add(each.privilege)
     for (maker, schema, kind, role), privileges in sorted(grouped.items()):
         where = f" IN SCHEMA {mending.schema_name(schema)}" if schema else ""

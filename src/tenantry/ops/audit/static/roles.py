@@ -69,7 +69,10 @@ def memberships(ground: Ground) -> Iterator[Finding]:
     ours = {*ABOVE, ground.scope.app_role} if ground.scope.is_ours else set()
     for each in ground.snapshot.memberships:
         if ground.scope.is_ours and each.role == APP_ROLE and each.member not in ABOVE:
-            continue  # a role of one's own may be the application's
+            # A role of one's own may be the application's, and not make others so.
+            if each.admin and each.member in ground.connecting and not _makes_roles(ground, each):
+                yield _admin(each)
+            continue
         if each.member in ground.reach or each.member in ours:
             why = _reason(ground, each.role)
             if why is None and not ground.scope.is_ours:
@@ -79,9 +82,41 @@ def memberships(ground: Ground) -> Iterator[Finding]:
             why = _reason(ground, each.role)
             if why is None:
                 continue
+        elif _stands_above(ground, each):
+            why = (
+                f"{each.member} logs in and sees more than one tenant in every statement. Whoever "
+                "operates becomes another role on purpose, with SET ROLE."
+            )
         else:
             continue
         yield _membership(each, why)
+
+
+def _makes_roles(ground: Ground, each: Membership) -> bool:
+    member = ground.snapshot.roles[each.member]
+    return member.superuser or member.creates_roles
+
+
+def _stands_above(ground: Ground, each: Membership) -> bool:
+    """Return whether a role that is no administrator's has the rights of one of ours at once."""
+    if not ground.scope.is_ours or not each.inherits or _makes_roles(ground, each):
+        return False
+    if each.member == ground.snapshot.database.session_role:
+        return False
+    return ground.snapshot.roles[each.member].logs_in and not ground.rights_of(
+        each.role
+    ).isdisjoint(ABOVE)
+
+
+def _admin(each: Membership) -> Finding:
+    role, member = quote(each.role), quote(each.member)
+    return Finding(
+        f"role {each.member}",
+        "role-membership",
+        f"Role {each.member} is a member of {each.role} WITH ADMIN OPTION.",
+        "It can make any role the application.",
+        f"REVOKE ADMIN OPTION FOR {role} FROM {member} GRANTED BY {quote(each.grantor)} CASCADE;",
+    )
 
 
 def _reason(ground: Ground, role: str) -> str | None:
@@ -149,7 +184,7 @@ def settings(ground: Ground) -> Iterator[Finding]:
             "setting-tenant" if why is _TENANT else "setting",
             f"For {subject}, {each.name} is set to {each.value}.",
             why,
-            f"ALTER {whose} RESET {each.name};",
+            f"ALTER {whose} RESET {'.'.join(map(quote, each.name.split('.')))};",
         )
     yield from _bound(ground)
     if ground.scope.is_ours and not _scans_on(ground):
@@ -163,8 +198,9 @@ def settings(ground: Ground) -> Iterator[Finding]:
 
 
 def _setting_why(ground: Ground, each: Setting) -> str | None:
-    tenant, ours = ground.scope.tenant_setting, ground.scope.is_ours
-    if each.name == tenant or (ours and each.name.startswith("tenantry.")):
+    tenant, ours = (ground.scope.tenant_setting or "").lower(), ground.scope.is_ours
+    name = each.name.lower()  # PostgreSQL does not tell apart how a setting is spelled
+    if name == tenant or (ours and name.startswith("tenantry.")):
         return _TENANT
     if each.name == "hnsw.iterative_scan":
         return _SCAN if ours and each.role in ground.everyone and each.value == "off" else None
@@ -206,7 +242,7 @@ def _scans_on(ground: Ground) -> bool:
 
 def _bound(ground: Ground) -> Iterator[Finding]:
     tenant, database = ground.scope.tenant_setting, ground.snapshot.database
-    covered = any(each.name == tenant for each in ground.snapshot.settings)
+    covered = any(each.name.lower() == (tenant or "").lower() for each in ground.snapshot.settings)
     if tenant is None or database.bound_tenant is None or covered:
         return
     yield Finding(

@@ -8,6 +8,7 @@ from typing import Final
 
 from tenantry.ops.audit.report import Finding
 from tenantry.ops.audit.static import mending
+from tenantry.ops.audit.static.binding import falls_back
 from tenantry.ops.audit.static.expressions import parse, words
 from tenantry.ops.audit.static.ground import Ground
 from tenantry.ops.audit.static.policies import tenant_functions
@@ -18,6 +19,8 @@ from tenantry.tenancy.functions import FUNCTIONS, SqlFunction
 
 __all__ = ["definers", "leakproof", "our_functions", "shadowing", "tenant_function", "untrusted"]
 
+_FIRST_OID: Final = 16384
+"""Below it are PostgreSQL's own."""
 _SAFE_PATH: Final = "SET search_path = pg_catalog, pg_temp"
 
 
@@ -38,6 +41,9 @@ def definers(ground: Ground) -> Iterator[Finding]:
     """A function that acts for its owner has a pinned path, and is not everyone's."""
     for function in ground.snapshot.functions:
         if not function.definer or function.extension:
+            continue
+        if function.schema == "pg_catalog" and function.oid < _FIRST_OID:
+            yield _built_in(function)
             continue
         declared = _is_ours(ground, function) and any(
             each.signature == function.signature for each in FUNCTIONS
@@ -67,12 +73,25 @@ def definers(ground: Ground) -> Iterator[Finding]:
             )
 
 
+def _built_in(function: Function) -> Finding:
+    return Finding(
+        _subject(function),
+        "definer-open",
+        f"{function.signature} of PostgreSQL's own has been made SECURITY DEFINER.",
+        f"Whoever calls it acts as {function.owner}, whom no policy binds.",
+        f"ALTER {function.kind} {function.signature} SECURITY INVOKER;",
+    )
+
+
 def _close(function: Function, callers: list[str]) -> str:
     return mending.revoke("EXECUTE", f"{function.kind} {function.signature}", callers)
 
 
 def _acts_for_all(ground: Ground, function: Function) -> bool:
-    if ground.sees_everything(function.owner):
+    # Our owner sees no row, and may switch the walls off.
+    if ground.sees_everything(function.owner) or (
+        ground.scope.is_ours and OWNER_ROLE in ground.above(function.owner)
+    ):
         return True
     return any(not table.forced and table.owner == function.owner for table in ground.tenant_tables)
 
@@ -169,18 +188,39 @@ def shadowing(ground: Ground) -> Iterator[Finding]:
 def tenant_function(ground: Ground) -> Iterator[Finding]:
     """The function that tells the tenant is one the planner can look into, and only reads."""
     for function in tenant_functions(ground):
-        if ground.scope.is_ours or function.volatility != "v":
+        if ground.scope.is_ours:
             continue
         if not any(function.signature in (each or "") for each in _expressions(ground)):
             continue
-        yield Finding(
-            _subject(function),
-            "tenant-function",
-            f"{function.signature}, which policies call, is VOLATILE.",
-            "It is called for every row and no index can be used with it, so somebody will take "
-            "it out of a policy.",
-            f"ALTER {function.kind} {function.signature} STABLE;",
-        )
+        if function.volatility != "s":
+            yield Finding(
+                _subject(function),
+                "tenant-function",
+                f"{function.signature}, which policies call, is "
+                f"{'VOLATILE' if function.volatility == 'v' else 'IMMUTABLE'}.",
+                _VOLATILITY[function.volatility],
+                f"ALTER {function.kind} {function.signature} STABLE;",
+            )
+        if falls_back(function):
+            yield Finding(
+                _subject(function),
+                "tenant-function",
+                f"{function.signature}, which policies call, names a tenant where none is bound.",
+                "A request that forgot to bind its own reads and writes that one's rows.",
+                f"CREATE OR REPLACE FUNCTION {function.signature} RETURNS {function.returns}\n"
+                f"    LANGUAGE sql STABLE PARALLEL SAFE\n"
+                f"    RETURN nullif(pg_catalog.current_setting("
+                f"{mending.literal(ground.scope.tenant_setting or '')}, true), '')"
+                f"::{function.returns};",
+            )
+
+
+_VOLATILITY: Final = {
+    "v": "It is called for every row and no index can be used with it, so somebody will take it "
+    "out of a policy.",
+    "i": "PostgreSQL then calls it once and keeps its answer in a plan: the next tenant on the "
+    "connection gets the rows of the last.",
+}
 
 
 def _expressions(ground: Ground) -> Iterator[str | None]:

@@ -182,7 +182,10 @@ class Index:
 
 @dataclass(frozen=True, slots=True)
 class Trigger:
-    """A trigger of a user's, or a disabled one of PostgreSQL's."""
+    """A trigger of a user's, or a disabled one of PostgreSQL's.
+
+    ``stamps``: it sets columns to the time and does nothing else.
+    """
 
     relation: int
     name: str
@@ -190,11 +193,16 @@ class Trigger:
     disabled: bool
     inherited: bool
     extension: str | None
+    stamps: bool
 
 
 @dataclass(slots=True)
 class Relation:
-    """A table (r, p), view (v), materialized view (m), foreign table (f) or sequence (S)."""
+    """A table (r, p), view (v), materialized view (m), foreign table (f) or sequence (S).
+
+    ``uses`` are the relations that a view reads; ``shows`` those of PostgreSQL's own that it
+    keeps from ordinary roles.
+    """
 
     oid: int
     name: str
@@ -217,6 +225,7 @@ class Relation:
     triggers: list[Trigger] = field(default_factory=list)
     rules: list[str] = field(default_factory=list)
     uses: set[int] = field(default_factory=set)
+    shows: list[str] = field(default_factory=list)
 
     @property
     def key(self) -> str:
@@ -404,6 +413,9 @@ def _relations(connection: Connection) -> dict[int, Relation]:
         relation.triggers = triggers.get(oid, [])
     for row in connection.execute(queries.RULES):
         relations[row.relation].rules.append(row.name)
+    for row in connection.execute(queries.SYSTEM_VIEWS):
+        if row.relation in relations:
+            relations[row.relation].shows.append(row.name)
     for row in connection.execute(queries.DEPENDENCIES):
         if row.relation in relations:
             relations[row.relation].uses.add(row.target)

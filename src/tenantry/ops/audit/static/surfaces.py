@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Final
+
+from sqlalchemy import Table
 
 from tenantry.ops.audit.report import Finding
 from tenantry.ops.audit.static import mending
 from tenantry.ops.audit.static.ground import Ground
 from tenantry.ops.audit.static.snapshot import Relation, Stranger
+from tenantry.schema import Base
 from tenantry.schema.row_security import APP_ROLE, AUTH_ROLE, OPERATOR_ROLE
 from tenantry.tenancy.catalog import quote
 
@@ -26,9 +30,11 @@ __all__ = [
 def views(ground: Ground) -> Iterator[Finding]:
     """Every view over tenants' tables asks the policies of whoever looks."""
     for view in ground.snapshot.relations.values():
-        if view.kind != "v" or view.extension or view.invoker:
+        if view.kind != "v" or view.invoker:
             continue
         tables = sorted(each.name for each in ground.underneath(view))
+        if not view.extension and ground.granted(view):
+            tables += view.shows
         if tables:
             yield Finding(
                 f"view {view.name}",
@@ -72,18 +78,36 @@ def _rules(relation: Relation) -> Iterator[Finding]:
         )
 
 
+@cache
+def _our_tables() -> frozenset[str]:
+    """Return the keys of the tables that tenantry comes with; theirs declare no trigger."""
+    mapped = (
+        each.local_table
+        for each in Base.registry.mappers
+        if each.class_.__module__.startswith("tenantry.schema")
+    )
+    tables = (each for each in mapped if isinstance(each, Table))
+    return frozenset(f"{each.schema or 'public'}.{each.name}" for each in tables)
+
+
 def _triggers(ground: Ground, table: Relation) -> Iterator[Finding]:
-    if any(each.internal and each.disabled for each in table.triggers):
+    disabled = [each.name for each in table.triggers if each.internal and each.disabled]
+    if disabled:
         yield Finding(
             f"table {table.name}",
             "triggers-disabled",
             f"Triggers of {table.name} are disabled, and with them its foreign keys.",
             "Rows can refer to rows of other tenants, and to tenants that do not exist.",
-            mending.alter(table, "ENABLE TRIGGER ALL"),
+            mending.lines(
+                mending.alter(table, f"ENABLE TRIGGER {quote(each)}") for each in disabled
+            ),
             table.name,
         )
     for each in table.triggers:
         if each.internal or each.inherited or each.extension or not ground.scope.is_ours:
+            continue
+        # A user's own table may note when a row was changed.
+        if each.stamps and table.key not in _our_tables():
             continue
         yield Finding(
             f"table {table.name}",
@@ -163,6 +187,8 @@ def strangers(ground: Ground) -> Iterator[Finding]:
         elif each.kind == "event trigger":
             if ground.scope.is_ours or each.role in known:
                 yield _event_trigger(each)
+        elif each.kind == "subscription":
+            yield _subscription(each)
         elif each.role in known:
             yield from _STRANGERS[each.kind](each)
 
@@ -205,6 +231,29 @@ def _on_server(each: Stranger) -> Iterator[Finding]:
     )
 
 
+def _server_owner(each: Stranger) -> Iterator[Finding]:
+    name = quote(each.name)
+    yield Finding(
+        f"foreign server {name}",
+        "owner-is-application",
+        f"{each.role} owns the foreign server {each.name}.",
+        "An owner may have it reach any other server, for everybody who uses it.",
+        f"ALTER SERVER {name} OWNER TO CURRENT_USER;",
+    )
+
+
+def _subscription(each: Stranger) -> Finding:
+    name = quote(each.name)
+    return Finding(
+        f"subscription {name}",
+        "subscription",
+        f"The subscription {each.name} writes rows that another server sends.",
+        "Whoever writes there writes here, for any tenant; no policy asks which.",
+        f"-- If a replica is meant, the other server must be guarded as this one is.\n"
+        f"ALTER SUBSCRIPTION {name} DISABLE;",
+    )
+
+
 def _mapping(each: Stranger) -> Iterator[Finding]:
     name = quote(each.name)
     yield Finding(
@@ -231,6 +280,7 @@ def _on_parameter(each: Stranger) -> Iterator[Finding]:
 _STRANGERS: Final[dict[str, Callable[[Stranger], Iterator[Finding]]]] = {
     "database": _on_database,
     "server": _on_server,
+    "server owner": _server_owner,
     "wrapper": _on_server,
     "mapping": _mapping,
     "parameter": _on_parameter,

@@ -10,7 +10,7 @@ from tenantry.ops.audit.static.expressions import parse, walk
 from tenantry.ops.audit.static.ground import Ground
 from tenantry.ops.audit.static.policies import Verdict, judge
 from tenantry.ops.audit.static.snapshot import PolicyState, Relation
-from tenantry.schema.row_security import Policy
+from tenantry.schema.row_security import AUTH_ROLE, OWNER_ROLE, Policy
 from tenantry.tenancy.catalog import quote
 
 __all__ = ["policies", "row_security", "undeclared_tables"]
@@ -143,8 +143,13 @@ def _is_unread(expression: str | None) -> bool:
 
 def _on_its_own(ground: Ground, table: Relation) -> Iterator[Finding]:
     relevant = [policy for policy in table.policies if _concerns(ground, policy)]
+    # A restrictive policy guards those only to whom it applies: the application, or everybody.
+    guarding = {"public", *ground.rights_of(ground.scope.app_role)}
     guarded = any(
-        not policy.permissive and policy.command == "ALL" and judge(ground, table, policy) is None
+        not policy.permissive
+        and policy.command == "ALL"
+        and not guarding.isdisjoint(policy.roles)
+        and judge(ground, table, policy) is None
         for policy in relevant
     )
     permissive = [policy for policy in relevant if policy.permissive]
@@ -158,6 +163,8 @@ def _on_its_own(ground: Ground, table: Relation) -> Iterator[Finding]:
             mending.wall(ground, table),
             table.name,
         )
+    if ground.scope.is_ours:
+        yield from _of_ours(ground, table)
     for policy in permissive:
         verdict = None if guarded else judge(ground, table, policy)
         if verdict is not None:
@@ -169,6 +176,21 @@ def _on_its_own(ground: Ground, table: Relation) -> Iterator[Finding]:
                 f"Policy {policy.name} on {table.name}: {_describe(policy)}.",
                 verdict.why,
                 mending.lines([dropped, mending.wall(ground, table)]),
+                table.name,
+            )
+
+
+def _of_ours(ground: Ground, table: Relation) -> Iterator[Finding]:
+    for policy in table.policies:
+        roles = {OWNER_ROLE, AUTH_ROLE} & set(policy.roles)
+        if policy.permissive and roles and judge(ground, table, policy) is not None:
+            yield Finding(
+                f"table {table.name}",
+                "policy-open",
+                f"Policy {policy.name} on {table.name} is for {mending.names(sorted(roles))}: "
+                f"{_describe(policy)}.",
+                "Views and functions of that role then show the rows of all tenants.",
+                mending.drop_policy(table, policy.name),
                 table.name,
             )
 
