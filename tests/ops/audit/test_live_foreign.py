@@ -232,6 +232,31 @@ async def test_tables_that_could_leave_a_trace_are_not_written_to(
     assert "trigger t of public.triggered" in cells["public.child", "insert"].detail
 
 
+async def test_a_trigger_that_notes_a_time_stops_nothing(
+    estate: Estate, boss: asyncpg.Connection
+) -> None:
+    """It leaves no trace, so everything is tried; one that assigns anything else is not run."""
+    await boss.execute(estate.table("touched", "changed_at timestamptz"))
+    await boss.execute("""
+        CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN NEW.changed_at = now(); RETURN NEW; END; $$;
+        CREATE TRIGGER touch BEFORE INSERT OR UPDATE ON touched
+            FOR EACH ROW EXECUTE FUNCTION touch()
+    """)
+    before = await content(boss)
+    cells, findings = await attack(estate.url, "public.touched", scope=estate.scope)
+    assert findings == []
+    assert {each.outcome for each in cells.values()} == {"kept apart"}
+    assert await content(boss) == before
+    await boss.execute("""
+        CREATE OR REPLACE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN NEW.changed_at = now(); NEW.tenant = 1; RETURN NEW; END; $$
+    """)
+    _, findings = await attack(estate.url, "public.touched", scope=estate.scope)
+    assert [each.check for each in findings] == ["not-tried"]
+    await boss.execute(findings[0].mend)
+
+
 async def test_a_table_that_cannot_be_planted_says_which_constraint(
     estate: Estate, boss: asyncpg.Connection
 ) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Final
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from tenantry.ops.audit.triggers import STAMPS_A_TIME
 from tenantry.tenancy.catalog import quote
 
 __all__ = [
@@ -170,7 +171,7 @@ def identifier(name: str) -> str:
 
 
 # Roles are checked before: these functions raise for one that does not exist.
-_RELATIONS: Final = text(r"""
+_RELATIONS: Final = text(rf"""
     SELECT c.oid::int8 AS oid, n.nspname::text AS schema, c.relname::text AS name,
            has_schema_privilege(CAST(:app AS name), n.oid, 'USAGE') AS reachable,
            ARRAY(SELECT p FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS p
@@ -178,6 +179,7 @@ _RELATIONS: Final = text(r"""
            CASE WHEN c.relkind = 'f' THEN 'it is a foreign table' END AS foreign,
            (SELECT 'trigger ' || t.tgname FROM pg_trigger t
              WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgenabled <> 'D'
+               AND NOT {STAMPS_A_TIME}
              ORDER BY t.tgname LIMIT 1) AS trigger,
            (SELECT 'rule ' || r.rulename FROM pg_rewrite r
              WHERE r.ev_class = c.oid AND r.ev_type <> '1' AND r.ev_enabled <> 'D'
@@ -193,10 +195,10 @@ _RELATIONS: Final = text(r"""
              ORDER BY 1 LIMIT 1) AS checking,
            ARRAY(SELECT inhrelid::int8 FROM pg_inherits WHERE inhparent = c.oid) AS heirs
       FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-     WHERE c.relkind IN ('r', 'p', 'f') AND n.nspname NOT IN ('pg_catalog', 'information_schema')
-       AND n.nspname !~ '^pg_(toast|temp)'
+     WHERE c.relkind IN ('r', 'p', 'f') AND n.nspname !~ '^pg_(toast|temp)'
+       AND (n.nspname NOT IN ('pg_catalog', 'information_schema') OR c.oid >= 16384)
      ORDER BY 2, 3
-""")
+""")  # noqa: S608 - constants
 
 _COLUMNS: Final = text(r"""
     WITH RECURSIVE base AS (

@@ -40,6 +40,11 @@ class Surroundings:
     app_bypasses: bool
 
 
+def _advice(comment: str) -> str:
+    # Some drivers refuse a script without a statement in it.
+    return f"{comment}\nSELECT 1;"
+
+
 def nothing_tried(tables: Sequence[str]) -> tuple[list[Attempt], list[Finding]]:
     """Return what is to be said where nobody knows how a transaction is told its tenant."""
     reason = "it is not known which setting binds the tenant"
@@ -49,7 +54,9 @@ def nothing_tried(tables: Sequence[str]) -> tuple[list[Attempt], list[Finding]]:
         check=_NOT_TRIED,
         what="No crossing was tried: it is not known which setting binds a transaction's tenant.",
         why="Without an attempt, nobody knows whether the walls hold.",
-        mend="-- Let the policies compare with current_setting('…') directly, or name the setting.",
+        mend=_advice(
+            "-- Let the policies compare with current_setting('…') directly, or name the setting."
+        ),
     )
     return attempts, [finding] if tables else []
 
@@ -144,7 +151,7 @@ def _untried(name: str, trial: Trial, cells: Mapping[Operation, Cell]) -> Iterat
         check=_NOT_TRIED,
         what=f"Not everything was tried: {'; '.join(_unique(reasons))}.",
         why="A wall that was not tried may be down.",
-        mend=_how_to_try(trial),
+        mend=_advice(_how_to_try(trial)),
         table=name,
     )
 
@@ -181,5 +188,5 @@ def _controls(surroundings: Surroundings, trials: Mapping[str, Trial]) -> Iterat
             f"{surroundings.scope.app_role} saw no row of that tenant in any table."
         ),
         why="Then the attempts to see another's prove nothing: the setting may be the wrong one.",
-        mend="-- Compare the policies with the setting, and name the one that they read.",
+        mend=_advice("-- Compare the policies with the setting, and name the one that they read."),
     )

@@ -292,8 +292,8 @@ def _default(ground: Ground, table: Relation, name: str) -> Iterator[Finding]:
     if good and not column.identity:
         return
     if column.identity or column.generated:
-        what = "DROP IDENTITY" if column.identity else "DROP EXPRESSION"
-        actions = [f"ALTER COLUMN {quote(name)} {what}"]
+        what = "IDENTITY" if column.identity else "EXPRESSION"
+        actions = [f"ALTER COLUMN {quote(name)} DROP {what} IF EXISTS"]
         actions += [f"ALTER COLUMN {quote(name)} SET DEFAULT {wanted}"] if wanted else []
         actual = "a number of its own" if column.identity else actual
     else:
