@@ -14,8 +14,11 @@ from sqlalchemy import (
     event,
     exists,
     func,
+    insert,
+    lambda_stmt,
     literal,
     select,
+    text,
     union_all,
     update,
 )
@@ -23,6 +26,7 @@ from sqlalchemy.orm import Session, aliased, joinedload, lazyload, selectinload,
 
 from tenantry import Database, TenantSession
 from tenantry.schema import (
+    Base,
     ConversationSession,
     Message,
     Tenant,
@@ -115,6 +119,7 @@ SELECTS: Final[dict[str, Executable]] = {
     "lateral": select(Doc.id, select(Chunk.id).where(Chunk.document_id == Doc.id).lateral()),
     "for update": select(Chunk).with_for_update(),
     "tenant": select(Tenant.slug),
+    "lambda": lambda_stmt(lambda: select(Chunk)),
 }
 
 
@@ -211,6 +216,25 @@ async def test_each_session_has_its_own_value(db: Database, tenants: TenantPair)
                 assert changed.scalars().all() == [tenant.id]
                 assert (await tx.scalars(select(Widget.name))).all() == [tenant.slug]
                 assert await tx.scalar(select(Tenant.id)) == tenant.id
+
+
+async def test_statements_without_a_model_pass(db: Database, tenants: TenantPair) -> None:
+    """Core's own statements have no model to put a condition on; row security is enough."""
+    table = Base.metadata.tables["widgets"]
+    async with db.tenant(tenants.a.id) as tx:
+        await tx.execute(insert(table), [{"name": "one"}, {"name": "two"}])
+        assert await tx.scalar(select(func.count()).select_from(table)) == 2
+        assert await tx.scalar(select(literal(7))) == 7
+        copied = insert(table).from_select(
+            ["name"], select(Widget.name + "!"), include_defaults=False
+        )
+        assert (await tx.scalars(copied.returning(table.c.name))).all() == ["one!", "two!"]
+        query = select(table.c.name).where(table.c.name == bindparam("wanted"))
+        assert (await tx.scalars(query, {"wanted": "two"})).all() == ["two"]
+        raw = select(Widget).from_statement(text("SELECT * FROM widgets WHERE name = :wanted"))
+        assert (await tx.scalars(raw, {"wanted": "two"})).one().name == "two"
+    async with db.tenant(tenants.b.id) as other:
+        assert await other.scalar(select(func.count()).select_from(table)) == 0
 
 
 async def test_parameters_of_the_statement_are_kept(db: Database, tenants: TenantPair) -> None:

@@ -27,6 +27,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import Mapper, Session, SessionTransaction, with_loader_criteria
 from sqlalchemy.orm.interfaces import ORMOption
+from sqlalchemy.sql.lambdas import StatementLambdaElement
 
 from tenantry.errors import CrossTenantError, SessionUseError, TenantRequiredError
 from tenantry.schema import Tenant, TenantScoped
@@ -73,6 +74,10 @@ _SELECT_CRITERIA: Final[tuple[ORMOption, ...]] = (
         Tenant, Tenant.id == _BOUND, include_aliases=True, propagate_to_loaders=False
     ),
 )
+
+
+def _add_select_criteria(statement: Any) -> Any:
+    return statement.options(*_SELECT_CRITERIA)
 
 
 def _change_criteria(tenant_id: UUID) -> tuple[ORMOption, ...]:
@@ -151,14 +156,18 @@ class _TenantSyncSession(_BlockSession):
 
     def _with_condition(self, statement: Any, params: Any) -> tuple[Any, Any]:
         if isinstance(statement, Select | CompoundSelect):
-            if not params or isinstance(params, dict):
-                statement = statement.options(*_SELECT_CRITERIA)
-                params = {**(params or {}), _PARAMETER: self.tenant_id}
-        elif isinstance(statement, Update | Delete):
+            return statement.options(*_SELECT_CRITERIA), self._with_parameter(params)
+        if isinstance(statement, StatementLambdaElement) and statement.is_select:
+            statement = statement.add_criteria(_add_select_criteria, enable_tracking=False)
+            return statement, self._with_parameter(params)
+        if isinstance(statement, Update | Delete):
             statement = statement.options(*_change_criteria(self.tenant_id))
             for table in _further_tables(statement):
                 statement = statement.where(table.c.tenant_id == self.tenant_id)
         return statement, params
+
+    def _with_parameter(self, params: Any) -> dict[str, Any]:
+        return {**(params or {}), _PARAMETER: self.tenant_id}
 
     # get_one() and AsyncSession's methods of both names come here as well.
     def get(self, entity: Any, ident: Any, **options: Any) -> Any:
