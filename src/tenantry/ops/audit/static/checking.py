@@ -87,8 +87,15 @@ def findings_on(ground: Ground) -> list[Finding]:
 
 
 def in_order(findings: Iterable[Finding]) -> list[Finding]:
-    """Return ``findings`` each once, so that their SQL can be run from the first to the last."""
-    return sorted(set(findings), key=lambda each: (_RANKS.get(each.check, 0), each))
+    """Return ``findings`` each once, so that their SQL can be run from the first to the last.
+
+    What the catalog says of a table comes before the crossings that follow from it.
+    """
+
+    def place(each: Finding) -> tuple[int, str, bool, Finding]:
+        return _RANKS.get(each.check, 0), each.subject, each.check.startswith("live-"), each
+
+    return sorted(set(findings), key=place)
 
 
 def static_findings(connection: Connection, scope: Scope) -> list[Finding]:
