@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.isolation.mutations import OWN, Mutation, on
+from tests.isolation.mutation import OWN, Mutation, on
 
 __all__ = ["ROUNDABOUT"]
 
