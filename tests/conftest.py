@@ -24,11 +24,21 @@ from tenantry.ops import embedded
 from tenantry.ops.migrations import migrate
 from tenantry.schema import Tenant
 from tenantry.schema.row_security import APP_ROLE
-from tenantry.tenancy.functions import sql_file
 
 # A developer's own settings must not reach the tests.
 for _name in ("TENANTRY_DATABASE_URL", "TENANTRY_ADMIN_URL", "TENANTRY_DATA_DIR"):
     os.environ.pop(_name, None)
+
+
+# What is granted and set on a database itself is not copied with its content.
+_COPY_OF_THE_DATABASE_ITSELF = """
+    UPDATE pg_database SET datacl = t.datacl
+      FROM pg_database t WHERE pg_database.datname = '{name}' AND t.datname = '{template}';
+    INSERT INTO pg_db_role_setting
+    SELECT d.oid, s.setrole, s.setconfig FROM pg_db_role_setting s
+      JOIN pg_database t ON t.oid = s.setdatabase AND t.datname = '{template}'
+      JOIN pg_database d ON d.datname = '{name}';
+"""
 
 
 @dataclass(frozen=True)
@@ -54,10 +64,11 @@ class Server:
     async def create_database(self, *, template: str = "template0") -> str:
         """Make a database and return its name."""
         name = f"tenantry_test_{uuid4().hex[:12]}"
-        await self.run(f"CREATE DATABASE {name} TEMPLATE {template}")
-        if template != "template0":
-            # What is granted on a database itself is not copied with its content.
-            await self.run(sql_file("database.sql"), database=name)
+        copy = _COPY_OF_THE_DATABASE_ITSELF.format(name=name, template=template)
+        await self.run(
+            f"CREATE DATABASE {name} TEMPLATE {template}",
+            *([copy] if template != "template0" else []),
+        )
         return name
 
     async def drop_database(self, name: str) -> None:
@@ -80,7 +91,12 @@ def server() -> Iterator[Server]:
     # Not tmp_path: as root the server runs as another user, who cannot enter that one.
     folder = Path(tempfile.mkdtemp(prefix="tenantry-", dir="/tmp"))
     folder.chmod(0o755)
-    settings = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
+    settings = {
+        "fsync": "off",
+        "full_page_writes": "off",
+        "synchronous_commit": "off",
+        "autovacuum": "off",  # hundreds of databases that live for a second
+    }
     started = embedded.start(folder / "data", settings=settings)
     try:
         yield Server(make_url(started.url(database="postgres")))

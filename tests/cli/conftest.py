@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 from tenantry.settings import ADMIN_URL, DATABASE_URL, url_text
+from tests.cli.forked import Forked
 from tests.conftest import Urls
+
+os.environ["COLUMNS"] = "120"  # of the process that commands are forked from
 
 
 @dataclass(frozen=True)
@@ -33,12 +36,22 @@ class Result:
 Command = Callable[..., Result]
 
 
+# Read when the program starts, and not afterwards.
+_AT_START = {"COLUMNS", "PYTHONIOENCODING", "PYTHONUTF8"}
+
+
 @pytest.fixture
-def command(tmp_path: Path) -> Command:
+def command(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Command:
     """Runs `tenantry` in a process and a folder of its own."""
 
     def run(*arguments: str, stdin: str = "", **variables: str) -> Result:
         environment = {**os.environ, "COLUMNS": "120", **variables}
+        if _AT_START.isdisjoint(variables):
+            files = tmp_path_factory.mktemp("files")
+            for name, content in (("in", stdin), ("out", ""), ("err", "")):
+                (files / name).write_text(content)
+            code = Forked(arguments, environment=environment, folder=tmp_path, files=files).run()
+            return Result(code, (files / "out").read_text(), (files / "err").read_text())
         process = subprocess.run(
             [sys.executable, "-m", "tenantry", *arguments],
             env=environment,
