@@ -259,11 +259,13 @@ FUNCTIONS = text(f"""
 
 # Operators for built-in types with a built-in operator's name, and casts between built-in types:
 # either can change what an expression means whose text stays the same.
+# MATERIALIZED: there are few, and the planner would go through all types for all names first.
 OPERATORS = text(f"""
+    WITH made AS MATERIALIZED (SELECT * FROM pg_operator WHERE oid >= {_OURS})
     SELECT 'operator' AS kind, n.nspname::text AS schema, format('%I.%s (%s, %s)', n.nspname,
                   o.oprname, CASE WHEN o.oprleft = 0 THEN 'NONE' ELSE o.oprleft::regtype::text END,
                   o.oprright::regtype) AS name
-      FROM pg_operator o JOIN pg_namespace n ON n.oid = o.oprnamespace
+      FROM made o JOIN pg_namespace n ON n.oid = o.oprnamespace
      WHERE {_made("o.oid")} AND {_from_extension("pg_operator", "o.oid")} IS NULL
        AND EXISTS (SELECT FROM pg_operator b WHERE b.oprname = o.oprname AND b.oid < {_OURS}
                       AND b.oprnamespace = 'pg_catalog'::regnamespace)
