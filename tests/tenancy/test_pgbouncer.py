@@ -17,7 +17,7 @@ from tenantry.schema import Tenant, Widget
 from tests.conftest import Connect, Server, TenantPair, Urls
 from tests.pgbouncer import pgbouncer
 
-TENANTS, SERVER_CONNECTIONS, CLIENTS, BLOCKS = 200, 2, 25, 1500
+TENANTS, SERVER_CONNECTIONS, CLIENTS, BLOCKS = 200, 2, 25, 1000
 
 
 @pytest.fixture
