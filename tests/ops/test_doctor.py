@@ -177,7 +177,9 @@ async def test_the_doctor_changes_nothing(urls: Urls, connect: Connect) -> None:
         SELECT (SELECT count(*) FROM pg_class), (SELECT count(*) FROM pg_proc),
                (SELECT sum(n_tup_ins + n_tup_upd + n_tup_del) FROM pg_stat_database d,
                    pg_stat_user_tables t WHERE d.datname = current_database()),
-               (SELECT array_agg(t ORDER BY t::text) FROM pg_db_role_setting t),
+               (SELECT array_agg(t.setconfig ORDER BY t::text) FROM pg_db_role_setting t
+                  JOIN pg_database d ON d.oid = t.setdatabase
+                   AND d.datname = current_database()),
                (SELECT xmax FROM tenantry.alembic_version)
     """
     before = await admin.fetchrow(state)
