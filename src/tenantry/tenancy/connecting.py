@@ -94,7 +94,11 @@ async def connect(
 
 async def _require_role(connection: asyncpg.Connection, role: str, place: str) -> None:
     # A pooler can be told to drop what it does not know from the first packet, the role too.
-    if await connection.fetchval("SELECT current_user") != role:
+    try:
+        became = await connection.fetchval("SELECT current_user") == role
+    except asyncpg.PostgresError:
+        became = False  # behind a pooler, what is prepared may be gone with the next packet
+    if not became:
         await connection.close()
         raise ConfigurationError(
             f"What answers at {place} is a pooler that has dropped the role {role}. The admin URL "

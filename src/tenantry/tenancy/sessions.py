@@ -143,7 +143,7 @@ class _TenantSyncSession(_BlockSession):
         if read_only:
             self.opening = f"SET TRANSACTION READ ONLY;{self.opening}"
 
-    # Every ORM statement comes through these two, the loads of relationships and refreshes
+    # Every ORM statement comes through these three, the loads of relationships and refreshes
     # included. A do_orm_execute event would make SQLAlchemy prepare each statement twice.
     def execute(self, statement: Any, params: Any = None, **options: Any) -> Any:
         return super().execute(*self._with_condition(statement, params), **options)

@@ -51,6 +51,7 @@ class Answer:
         constraint: Which constraint refused.
         shape: The message and its detail without values.
         by_policy: Row security refused it.
+        by_table: A constraint of a table refused it, and not a domain while a value was read.
     """
 
     state: str = ""
@@ -58,6 +59,7 @@ class Answer:
     constraint: str = ""
     shape: str = ""
     by_policy: bool = False
+    by_table: bool = False
 
     @property
     def accepted(self) -> bool:
@@ -84,9 +86,10 @@ class Answer:
         """Whether only a constraint refused the row: PostgreSQL asks it after the policies.
 
         Without a constraint's name, 23514 says that no partition takes the row; that is asked
-        before.
+        before, and so are domains.
         """
-        return self.state.startswith("23") and (self.state != "23514" or bool(self.constraint))
+        named = self.state != "23514" or bool(self.constraint)
+        return self.state.startswith("23") and self.by_table and named
 
     def __str__(self) -> str:
         if self.accepted:
@@ -209,4 +212,5 @@ def _refusal(error: asyncpg.PostgresError) -> Answer:
         constraint=str(told.get("constraint_name") or ""),
         shape=_QUOTED.sub("", shape),
         by_policy=error.sqlstate == "42501" and told.get("server_source_function") == _ROW_SECURITY,
+        by_table=bool(told.get("table_name")),
     )
