@@ -19,9 +19,18 @@
     │   ├── TenantRequiredError     asked for tenant rows without a tenant
     │   ├── CrossTenantError        reached for another tenant's row
     │   └── SessionUseError         a session used in a way that would lose its tenant
+    ├── AuthenticationError         who is calling could not be established
+    │   ├── InvalidCredentialsError email and password open no account
+    │   └── InvalidTokenError       the token or key is not, or no longer, valid
+    ├── RetryLaterError             refused for now; says when to come back
+    │   ├── ThrottledError          too many attempts on this account or from this address
+    │   └── BusyError               too much password hashing is waiting already
+    ├── UserUnknownError            the tenant has no such user
     ├── ReadOnlyError               asked to write where only reading is allowed
     ├── InvalidValueError           a value that the database would refuse or garble
+    │   └── PasswordRefusedError    too short, too long, too common, or too close to the user
     └── ConflictError               it exists already, or is in use
+        └── LastOwnerError          the tenant would be left without an owner
 
 A message says what was found, what is required and what to do. It never holds a password, a
 token, or a URL with one.
@@ -32,16 +41,23 @@ from __future__ import annotations
 from sqlalchemy.exc import DontWrapMixin
 
 __all__ = [
+    "AuthenticationError",
+    "BusyError",
     "ConfigurationError",
     "ConflictError",
     "CrossTenantError",
     "DataLossError",
     "DatabaseUnavailableError",
     "EmbeddedServerError",
+    "InvalidCredentialsError",
+    "InvalidTokenError",
     "InvalidValueError",
+    "LastOwnerError",
     "MigrationError",
+    "PasswordRefusedError",
     "PrivilegeError",
     "ReadOnlyError",
+    "RetryLaterError",
     "SchemaError",
     "SchemaMissingError",
     "SchemaTooNewError",
@@ -50,8 +66,10 @@ __all__ = [
     "TenantRequiredError",
     "TenantUnknownError",
     "TenantryError",
+    "ThrottledError",
     "UnsafeRoleError",
     "UnsupportedServerError",
+    "UserUnknownError",
 ]
 
 
@@ -123,6 +141,43 @@ class SessionUseError(TenantError):
     """A session was used in a way that would lose its tenant: nothing was sent."""
 
 
+class AuthenticationError(TenantryError):
+    """Who is calling could not be established. A door answers 401."""
+
+
+class InvalidCredentialsError(AuthenticationError):
+    """Email and password open no account. It never says which of the two, or why."""
+
+
+class InvalidTokenError(AuthenticationError):
+    """A session token, API key or single-use token is malformed, unknown, expired or revoked."""
+
+
+class RetryLaterError(TenantryError):
+    """Refused for now.
+
+    Args:
+        message: For people.
+        retry_after_seconds: When to come back, at least 1; the HTTP header ``Retry-After``.
+    """
+
+    def __init__(self, message: str, *, retry_after_seconds: int) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = max(1, retry_after_seconds)
+
+
+class ThrottledError(RetryLaterError):
+    """Too many attempts on this account, or from this address. A door answers 429."""
+
+
+class BusyError(RetryLaterError):
+    """Too much password hashing is waiting already. A door answers 503."""
+
+
+class UserUnknownError(TenantryError):
+    """The tenant has no such user."""
+
+
 class ReadOnlyError(TenantryError):
     """A statement asked to write in a read-only session, or on a replica."""
 
@@ -135,5 +190,22 @@ class InvalidValueError(TenantryError, DontWrapMixin):
     """
 
 
+class PasswordRefusedError(InvalidValueError):
+    """A new password is too short, too long, too common, or too close to what is known of the user.
+
+    Args:
+        message: For people; it never holds the password.
+        reason: For programs: ``too_short``, ``too_long``, ``not_text``, ``common`` or ``personal``.
+    """
+
+    def __init__(self, message: str, *, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
 class ConflictError(TenantryError):
     """What was to be made exists already, or is in use."""
+
+
+class LastOwnerError(ConflictError):
+    """The tenant would be left without an owner who can sign in."""
