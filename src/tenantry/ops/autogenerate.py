@@ -117,7 +117,7 @@ def _declared_functions(connection: Connection) -> dict[str, FunctionState | Non
         savepoint = connection.begin_nested()
         try:
             name, _, arguments = function.signature.partition("(")
-            scratch = function.sql.replace(f"{name}(", f"{name}_declared(")
+            scratch = function.script.replace(f"{name}(", f"{name}_declared(")
             run_script(connection, scratch)
             made = read_functions(connection)[f"{name}_declared({arguments}"]
             declared[function.signature] = replace(

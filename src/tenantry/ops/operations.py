@@ -302,7 +302,12 @@ class ReplaceFunctionOp(SecurityOp):
     def of(cls, function: SqlFunction, *, was: str) -> ReplaceFunctionOp:
         """Make the operation that brings ``function`` back to what is declared."""
         problem: FunctionProblem = "differs from what is declared" if was else "is missing"
-        return cls(function.signature, function.sql, was=was, problem=problem)
+        return cls(
+            function.signature,
+            function.script,
+            was=function.as_owner(f"{was};") if was else "",
+            problem=problem,
+        )
 
     def sql(self) -> str:
         """Return the function's script, or its DROP where nothing is declared."""

@@ -1,4 +1,4 @@
-"""What is stored: the ten tables, the base of your own, and their types."""
+"""What is stored: tenantry's tables, the base of your own, and their types."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from tenantry.schema.conversations import (
 from tenantry.schema.costs import CostEvent
 from tenantry.schema.knowledge import KnowledgeChunk, KnowledgeDocument
 from tenantry.schema.row_security import Grant, Policy, RowSecurity
+from tenantry.schema.security import KnownDevice, SecurityEvent, SignInThrottle, SingleUseToken
 from tenantry.schema.tenants import Tenant, TenantSettings
 from tenantry.schema.types import EMBEDDING_DIMENSIONS
 from tenantry.schema.users import AuthSession, User
@@ -26,10 +27,14 @@ __all__ = [
     "Grant",
     "KnowledgeChunk",
     "KnowledgeDocument",
+    "KnownDevice",
     "Meeting",
     "Message",
     "Policy",
     "RowSecurity",
+    "SecurityEvent",
+    "SignInThrottle",
+    "SingleUseToken",
     "Tenant",
     "TenantScoped",
     "TenantSettings",

@@ -7,7 +7,7 @@ SQLAlchemy table, tenant or not.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -109,6 +109,7 @@ def tenant_row_security(
     *,
     tenant_column: str = "tenant_id",
     app: Iterable[Grant] | None = None,
+    auth: Iterable[Grant] = (),
 ) -> RowSecurity:
     """Return the row security of a tenant table.
 
@@ -119,16 +120,30 @@ def tenant_row_security(
     Args:
         tenant_column: The column that holds the tenant.
         app: Grants of the application's role; by default it may read and write rows.
+        auth: What the functions that find a session or a key before the tenant is known need of
+            this table, by columns. Nobody can become their owner, ``tenantry_auth``, or log in as
+            it.
     """
+    found_before = tuple(auth)
     own_rows = f"({tenant_column} = tenantry.current_tenant())"
     rows = frozenset[Privilege]({"SELECT", "INSERT", "UPDATE", "DELETE"})
     return RowSecurity(
         policies=(
             Policy("tenant_isolation", (APP_ROLE,), using=own_rows, check=own_rows),
             Policy("operator_access", (OPERATOR_ROLE,), using="true", check="true"),
+            *_look_ups(found_before),
         ),
         grants=(
             *(app if app is not None else (Grant(APP_ROLE, rows),)),
             Grant(OPERATOR_ROLE, rows),
+            *found_before,
         ),
     )
+
+
+def _look_ups(grants: tuple[Grant, ...]) -> Iterator[Policy]:
+    commands = {command for grant in grants for command in grant.privileges}
+    if "SELECT" in commands:
+        yield Policy("auth_look_up", (AUTH_ROLE,), using="true", command="SELECT")
+    if "UPDATE" in commands:
+        yield Policy("auth_renewal", (AUTH_ROLE,), using="true", check="true", command="UPDATE")

@@ -10,7 +10,7 @@ from sqlalchemy import CheckConstraint, LargeBinary, UniqueConstraint, func, tex
 from sqlalchemy.orm import Mapped, mapped_column
 
 from tenantry.schema.base import Base, uuid7
-from tenantry.schema.row_security import APP_ROLE, Grant, tenant_row_security
+from tenantry.schema.row_security import APP_ROLE, AUTH_ROLE, Grant, tenant_row_security
 from tenantry.schema.types import BoundedText, JsonModel, TypedJson, UtcDateTime
 
 __all__ = ["SLUG_PATTERN", "Tenant", "TenantSettings"]
@@ -40,6 +40,11 @@ class Tenant(Base):
         CheckConstraint(f"slug ~ '{SLUG_PATTERN}'", name="slug"),
         CheckConstraint("name <> ''", name="name"),
         CheckConstraint("octet_length(api_key) = 32", name="api_key"),
+        CheckConstraint(
+            "octet_length(previous_api_key) = 32 AND previous_api_key_expires_at IS NOT NULL"
+            " OR previous_api_key IS NULL AND previous_api_key_expires_at IS NULL",
+            name="previous_api_key",
+        ),
         CheckConstraint("jsonb_typeof(settings) = 'object'", name="settings"),
         {"comment": "One row per tenant. Every other table refers to it by tenant_id."},
     )
@@ -54,6 +59,12 @@ class Tenant(Base):
     api_key: Mapped[bytes | None] = mapped_column(
         LargeBinary, comment="SHA-256 of the secret part of the API key, never the key; NULL: none."
     )
+    previous_api_key: Mapped[bytes | None] = mapped_column(
+        LargeBinary, comment="The key before the last rotation, as api_key; NULL: none."
+    )
+    previous_api_key_expires_at: Mapped[datetime | None] = mapped_column(
+        UtcDateTime, comment="Until when the previous key still opens the tenant."
+    )
     settings: Mapped[TenantSettings] = mapped_column(
         TypedJson(TenantSettings), default=TenantSettings, server_default=text("'{}'::jsonb")
     )
@@ -63,12 +74,16 @@ class Tenant(Base):
     )
 
 
-# The application may rename its tenant and change its settings. Making and removing tenants, and
-# changing the slug (whose uniqueness would tell which slugs others have), is the operator's.
+_API_KEY = ("api_key", "previous_api_key", "previous_api_key_expires_at")
+
+# The application may rename its tenant, change its settings and issue its API key. Making and
+# removing tenants, and changing the slug (whose uniqueness would tell which slugs others have), is
+# the operator's.
 tenant_row_security(
     tenant_column="id",
     app=(
         Grant(APP_ROLE, frozenset({"SELECT"})),
-        Grant(APP_ROLE, frozenset({"UPDATE"}), ("name", "settings", "updated_at")),
+        Grant(APP_ROLE, frozenset({"UPDATE"}), ("name", "settings", "updated_at", *_API_KEY)),
     ),
+    auth=[Grant(AUTH_ROLE, frozenset({"SELECT"}), ("id", *_API_KEY))],
 ).attach(Tenant.__table__)  # type: ignore[arg-type]

@@ -9,6 +9,8 @@ from typing import Final
 
 from sqlalchemy import Connection, text
 
+from tenantry.schema.row_security import AUTH_ROLE, OWNER_ROLE
+
 __all__ = ["FUNCTIONS", "FunctionState", "SqlFunction", "read_functions", "sql_file"]
 
 
@@ -19,18 +21,62 @@ class SqlFunction:
     Args:
         signature: Its qualified name and argument types, as in ``tenantry.f(uuid)``.
         file: The file in ``tenancy/sql`` that creates or replaces it and grants its use.
+        owner: Whom it belongs to, and whose rights it has where it is SECURITY DEFINER.
     """
 
     signature: str
     file: str
+    owner: str = OWNER_ROLE
 
     @property
     def sql(self) -> str:
-        """The statements that create it."""
+        """The statements that create it, to be run as its owner."""
         return sql_file(self.file)
 
+    @property
+    def script(self) -> str:
+        """The statements that create it, to be run as `OWNER_ROLE`."""
+        return self.as_owner(self.sql)
 
-FUNCTIONS: Final = (SqlFunction("tenantry.current_tenant()", "current_tenant.sql"),)
+    def as_owner(self, sql: str) -> str:
+        """Return ``sql`` for a transaction of `OWNER_ROLE`'s, so that the owner runs it.
+
+        The owner may create in the schema for as long as that takes, and not otherwise.
+        """
+        if self.owner == OWNER_ROLE:
+            return sql
+        return (
+            f"GRANT CREATE ON SCHEMA tenantry TO {self.owner};\n"
+            f"SET LOCAL ROLE {self.owner};\n"
+            f"{sql}\n"
+            f"SET LOCAL ROLE {OWNER_ROLE};\n"
+            f"REVOKE CREATE ON SCHEMA tenantry FROM {self.owner};\n"
+        )
+
+
+FUNCTIONS: Final = (
+    SqlFunction("tenantry.current_tenant()", "current_tenant.sql"),
+    SqlFunction(
+        "tenantry.validate_session(tenant uuid, session text, hash bytea)",
+        "validate_session.sql",
+        AUTH_ROLE,
+    ),
+    SqlFunction(
+        "tenantry.validate_sessions(tenants uuid[], sessions text[], hashes bytea[])",
+        "validate_sessions.sql",
+        AUTH_ROLE,
+    ),
+    SqlFunction(
+        "tenantry.authenticate_api_key(tenant uuid, hash bytea)",
+        "authenticate_api_key.sql",
+        AUTH_ROLE,
+    ),
+    SqlFunction(
+        "tenantry.authenticate_api_keys(tenants uuid[], hashes bytea[])",
+        "authenticate_api_keys.sql",
+        AUTH_ROLE,
+    ),
+)
 
 
 @cache

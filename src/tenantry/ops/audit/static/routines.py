@@ -260,7 +260,7 @@ def our_functions(ground: Ground) -> Iterator[Finding]:
 
 
 def _restore(declared: SqlFunction, actual: Function | None) -> str:
-    owner = f"ALTER FUNCTION {declared.signature} OWNER TO {_owner(declared)};"
+    owner = f"ALTER FUNCTION {declared.signature} OWNER TO {declared.owner};"
     extra = []
     if actual is not None:
         allowed = _executors(declared)
@@ -278,22 +278,13 @@ def _restore(declared: SqlFunction, actual: Function | None) -> str:
 _OPTION: Final = re.compile(
     r"\bGRANT\s+EXECUTE\s+ON\s+FUNCTION\s+[^;]*?\bTO\s+([^;]+);", re.IGNORECASE
 )
-_OWNER: Final = re.compile(r"\bOWNER\s+TO\s+(\w+)", re.IGNORECASE)
 _DOLLARS: Final = re.compile(r"\$(\w*)\$(.*?)\$\1\$", re.DOTALL)
 _RETURN: Final = re.compile(r"\bRETURN\b(.*?);", re.IGNORECASE | re.DOTALL)
-_PATH: Final = re.compile(
-    r"\bSET\s+search_path\s*(?:=|TO)\s*([\w\s,'\"$]+?)(?=\s+(?:AS|RETURN|BEGIN|SET)\b)",
-    re.IGNORECASE,
-)
+_SETTING: Final = re.compile(r"^\s+SET\s+(\w+)\s*(?:=|TO)\s*(.+?)$", re.IGNORECASE | re.MULTILINE)
 
 
 def _executors(declared: SqlFunction) -> set[str]:
     return {role.strip() for listed in _OPTION.findall(declared.sql) for role in listed.split(",")}
-
-
-def _owner(declared: SqlFunction) -> str:
-    found = _OWNER.search(declared.sql)
-    return found.group(1) if found else OWNER_ROLE
 
 
 def _difference(declared: SqlFunction, actual: Function) -> str | None:
@@ -304,25 +295,25 @@ def _difference(declared: SqlFunction, actual: Function) -> str | None:
     volatility = {"IMMUTABLE": "i", "STABLE": "s"}
     wanted = next((v for k, v in volatility.items() if re.search(rf"\b{k}\b", upper)), "v")
     parallel = {"PARALLEL SAFE": "s", "PARALLEL RESTRICTED": "r"}
-    path = _PATH.search(sql)
-    given = next((each for each in actual.config if each.startswith("search_path=")), "")
+    settings = {name: _listed(value) for name, value in _SETTING.findall(_DOLLARS.sub("", sql))}
+    given = dict(each.split("=", 1) for each in actual.config)
     answers = {
-        "has another owner": actual.owner != _owner(declared),
+        "has another owner": actual.owner != declared.owner,
         "is LEAKPROOF": actual.leakproof,
         "has another volatility": actual.volatility != wanted,
         "is not parallel safe as declared": actual.parallel
         != next((v for k, v in parallel.items() if k in upper), "u"),
         "is SECURITY DEFINER or not, against what is declared": actual.definer
         != ("SECURITY DEFINER" in upper),
-        "has settings of its own": _path(path.group(1) if path else "") != _path(given[12:])
-        or len(actual.config) > bool(path),
+        "has settings of its own": settings
+        != {name: _listed(value) for name, value in given.items()},
         "may be executed by others": set(actual.executors) != _executors(declared),
         "has another body": not _same_body(sql, actual),
     }
     return next((text for text, differs in answers.items() if differs), None)
 
 
-def _path(value: str) -> list[str]:
+def _listed(value: str) -> list[str]:
     return [part.strip().strip("'\"") for part in value.split(",") if part.strip()]
 
 

@@ -1,0 +1,18 @@
+"""signing in: its tables and columns, and the functions that find a session or a key"""
+
+from __future__ import annotations
+
+from tenantry.ops.environment import run_frozen_sql
+
+revision = "tenantry_0002"
+down_revision = "tenantry_0001"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    run_frozen_sql(__file__, "up")
+
+
+def downgrade() -> None:
+    run_frozen_sql(__file__, "down")

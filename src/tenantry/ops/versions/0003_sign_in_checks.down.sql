@@ -1,0 +1,1 @@
+-- A constraint that was validated holds for every row; there is nothing to take back.
