@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,13 +10,13 @@ import pytest
 
 from tenantry.ops import embedded
 from tests.cli.conftest import Command
+from tests.places import scratch
 
 
 @pytest.fixture
 def data_dir() -> Iterator[Path]:
     """A data folder that the server's user can enter, also as root."""
-    folder = Path(tempfile.mkdtemp(prefix="tenantry-", dir="/tmp"))
-    folder.chmod(0o755)
+    folder = scratch("tenantry-")
     yield folder / "data"
     embedded.stop(folder / "data")
     shutil.rmtree(folder)

@@ -26,6 +26,7 @@ import tenantry
 from tenantry.errors import ConfigurationError, EmbeddedServerError
 from tenantry.ops import embedded
 from tenantry.ops.embedded import cluster, datadir, lockfile, pginstall, postmaster
+from tests.places import disk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -94,16 +95,9 @@ def closed_programs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         yield place
 
 
-def _fast_disk() -> str:
-    with contextlib.suppress(OSError):
-        if shutil.disk_usage("/dev/shm").free > 2 * 2**30:
-            return "/dev/shm"
-    return "/tmp"
-
-
 @contextlib.contextmanager
-def _throwaway(disk: str | None = None) -> Iterator[Path]:
-    path = Path(tempfile.mkdtemp(dir=disk or _fast_disk(), prefix="embedded-"))
+def _throwaway(where: str | None = None) -> Iterator[Path]:
+    path = Path(tempfile.mkdtemp(dir=where or disk(), prefix="embedded-"))
     path.chmod(0o755)
     try:
         yield path

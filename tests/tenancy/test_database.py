@@ -4,7 +4,6 @@ import logging
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from uuid import uuid4
@@ -28,6 +27,7 @@ from tenantry.ops import embedded
 from tenantry.schema import Tenant
 from tenantry.settings import parse_url
 from tests.conftest import Connect, Server, Urls
+from tests.places import scratch
 
 
 async def opened(settings: Settings) -> None:
@@ -264,8 +264,7 @@ def test_importing_brings_nothing_that_a_server_does_not_need(urls: Urls) -> Non
 
 async def test_a_wrong_password_is_said_and_not_shown() -> None:
     """A server that asks for passwords: right is let in, wrong is one clear error."""
-    folder = Path(tempfile.mkdtemp(prefix="tenantry-", dir="/tmp"))
-    folder.chmod(0o755)
+    folder = scratch("tenantry-")
     server = embedded.start(folder / "data")
     try:
         connection = await asyncpg.connect(server.url())

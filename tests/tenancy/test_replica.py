@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -21,6 +19,7 @@ from tenantry.ops.embedded.datadir import DataDir
 from tenantry.ops.migrations import migrate
 from tenantry.schema import Tenant, Widget
 from tenantry.schema.row_security import APP_ROLE
+from tests.places import scratch
 
 SENDING = {"wal_level": "replica", "max_wal_senders": "3", "fsync": "off"}
 
@@ -36,8 +35,7 @@ class Pair:
 @pytest.fixture(scope="module")
 async def pair() -> AsyncIterator[Pair]:
     """A migrated primary with a hot standby."""
-    folder = Path(tempfile.mkdtemp(prefix="tenantry-pair-", dir="/tmp"))
-    folder.chmod(0o755)
+    folder = scratch("tenantry-pair-")
     primary, copy = folder / "primary", folder / "replica"
     try:
         first = embedded.start(primary, settings=SENDING)
