@@ -69,7 +69,8 @@ async def command(url: URL, *arguments: str, folder: Path) -> asyncio.subprocess
 async def versions(url: URL) -> list[str]:
     connection = await asyncpg.connect(url_text(url))
     try:
-        rows = await connection.fetch("SELECT version_num FROM tenantry.alembic_version")
+        query = "SELECT version_num FROM tenantry.alembic_version ORDER BY 1 DESC"
+        rows = await connection.fetch(query)
         return [row[0] for row in rows]
     finally:
         await connection.close()
@@ -98,8 +99,9 @@ async def test_migrated_equals_pushed_equals_up_down_up(
 async def test_migrations_go_up_down_and_up_again_on_data(db: Database, urls: Urls) -> None:
     """Rows do not stand in the way of a downgrade, nor of the upgrade after it."""
     await seed(db, SeedPlan(users=6, chunks=12))
-    assert await downgrade(urls.admin) == [SCHEMA_REVISION]
-    assert await migrate(urls.admin) == [SCHEMA_REVISION]
+    revisions = await downgrade(urls.admin)
+    assert revisions[0] == SCHEMA_REVISION
+    assert await migrate(urls.admin) == revisions[::-1]
     await seed(db, SeedPlan(users=6, chunks=12))
 
 
@@ -160,7 +162,7 @@ async def test_a_killed_migrator_leaves_the_old_version(
     assert await migrate(urls.admin, project=Project(migrations=folder), wait_seconds=30) == [
         "slow"
     ]
-    assert await versions(urls.admin) == ["slow"]
+    assert await versions(urls.admin) == [SCHEMA_REVISION, "slow"]
 
 
 @pytest.mark.parametrize(
@@ -261,6 +263,22 @@ async def test_reset_makes_an_empty_database_again(db: Database, urls: Urls) -> 
     assert await dump(urls.admin) == before
     async with db.operator() as tx:
         assert await tx.scalar(text("SELECT count(*) FROM tenants")) == 0
+
+
+async def test_reset_leaves_other_databases_alone(
+    server: Server, urls: Urls, template: str, connect: Connect
+) -> None:
+    """The roles are the server's: what they own and may do in another database stays."""
+    rights = "SELECT datacl::text FROM pg_database WHERE datname = current_database()"
+    other = server.at(await server.create_database(template=template))
+    try:
+        admin = await connect(other)
+        before = (await admin.fetchval(rights), await dump(other))
+        assert "tenantry.validate_session(" in before[1]
+        await reset(urls.admin)
+        assert (await admin.fetchval(rights), await dump(other)) == before
+    finally:
+        await server.drop_database(str(other.database))
 
 
 # Who may migrate

@@ -28,7 +28,7 @@ from tenantry.schema import (
     User,
     Widget,
 )
-from tenantry.schema.row_security import row_security_of
+from tenantry.schema.row_security import AUTH_ROLE, row_security_of
 from tests.conftest import TenantPair
 
 TABLES = Base.metadata.sorted_tables
@@ -49,7 +49,7 @@ def test_the_package_exports_what_the_design_names() -> None:
     """Every public name is there, and the list is sorted."""
     configure_mappers()
     assert all(hasattr(schema, name) for name in schema.__all__)
-    assert len(TABLES) == 10
+    assert len(TABLES) == 14
 
 
 @pytest.mark.parametrize("table", TENANT_TABLES, ids=lambda table: table.name)
@@ -89,9 +89,35 @@ def test_every_table_declares_row_security_and_says_what_it_is(table: Table) -> 
     assert declared is not None
     assert declared.enabled
     assert declared.forced
-    assert {policy.name for policy in declared.policies} == {"tenant_isolation", "operator_access"}
-    assert all(policy.using and policy.check for policy in declared.policies)
+    look_ups = {"tenants": ["look_up"], "users": ["look_up"], "sessions": ["look_up", "renewal"]}
+    assert [policy.name for policy in declared.policies] == [
+        "tenant_isolation",
+        "operator_access",
+        *(f"auth_{each}" for each in look_ups.get(table.name, ())),
+    ]
+    assert all(policy.using for policy in declared.policies)
+    assert all(policy.check for policy in declared.policies if policy.command != "SELECT")
     assert table.comment
+
+
+def test_before_the_tenant_is_known_only_named_columns_are_read() -> None:
+    """The look-ups hold rights on columns alone, never a password, name, email or setting."""
+    held = {
+        (table.name, privilege, column)
+        for table in TABLES
+        if (declared := row_security_of(table))
+        for grant in declared.grants
+        if grant.role == AUTH_ROLE
+        for privilege in grant.privileges
+        for column in grant.columns or ["the whole table"]
+    }
+    assert {(table, column) for table, privilege, column in held if privilege != "SELECT"} == {
+        ("sessions", "expires_at"),
+        ("sessions", "last_seen_at"),
+    }
+    assert {table for table, _, _ in held} == {"sessions", "tenants", "users"}
+    secret = {"the whole table", "hashed_password", "email", "name", "settings", "user_agent"}
+    assert not secret & {column for _, _, column in held}
 
 
 async def test_the_required_indexes_are_there(db: Database) -> None:

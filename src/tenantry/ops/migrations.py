@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, Final
 
 import asyncpg
 from alembic import command
 from alembic.util import CommandError
-from sqlalchemy import URL, Connection
+from sqlalchemy import URL, Connection, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from tenantry.errors import MigrationError, TenantryError
@@ -16,11 +16,17 @@ from tenantry.ops.connections import LOCK_TIMEOUT_SECONDS, Step, migration_conne
 from tenantry.ops.environment import configuration, context_options, load_scripts
 from tenantry.ops.project import Project
 from tenantry.ops.revisions import refuse_unknown_revisions
-from tenantry.schema.row_security import OWNER_ROLE
+from tenantry.schema.row_security import AUTH_ROLE, OWNER_ROLE
 
 __all__ = ["downgrade", "migrate", "reset"]
 
 _log = logging.getLogger("tenantry.migrations")
+
+_LOOK_UPS: Final = text("""
+    SELECT format('tenantry.%I(%s)', proname, pg_get_function_identity_arguments(oid))
+      FROM pg_proc
+     WHERE pronamespace = to_regnamespace('tenantry') AND proowner = to_regrole(:owner)
+""")
 
 
 async def migrate(
@@ -138,7 +144,10 @@ async def reset(
         MigrationError, SchemaTooNewError, PrivilegeError: as `migrate`.
     """
     async with migration_connection(admin_url, on_step=on_step) as connection:
-        # As the owner: it may drop what is its own, and nothing of anybody else's.
+        # As the owner: it may drop what is its own or in its schema, and nothing of anybody
+        # else's.
+        for signature in (await connection.execute(_LOOK_UPS, {"owner": AUTH_ROLE})).scalars():
+            await connection.exec_driver_sql(f"DROP ROUTINE {signature}")
         await connection.exec_driver_sql(f"DROP OWNED BY {OWNER_ROLE}")
         await connection.commit()
     on_step("dropped everything")

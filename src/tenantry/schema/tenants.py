@@ -59,18 +59,19 @@ class Tenant(Base):
     api_key: Mapped[bytes | None] = mapped_column(
         LargeBinary, comment="SHA-256 of the secret part of the API key, never the key; NULL: none."
     )
-    previous_api_key: Mapped[bytes | None] = mapped_column(
-        LargeBinary, comment="The key before the last rotation, as api_key; NULL: none."
-    )
-    previous_api_key_expires_at: Mapped[datetime | None] = mapped_column(
-        UtcDateTime, comment="Until when the previous key still opens the tenant."
-    )
     settings: Mapped[TenantSettings] = mapped_column(
         TypedJson(TenantSettings), default=TenantSettings, server_default=text("'{}'::jsonb")
     )
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, server_default=func.now())
     updated_at: Mapped[datetime] = mapped_column(
         UtcDateTime, server_default=func.now(), onupdate=func.now()
+    )
+    # From here on in the order in which migrations add.
+    previous_api_key: Mapped[bytes | None] = mapped_column(
+        LargeBinary, comment="The key before the last rotation, as api_key; NULL: none."
+    )
+    previous_api_key_expires_at: Mapped[datetime | None] = mapped_column(
+        UtcDateTime, comment="Until when the previous key still opens the tenant."
     )
 
 

@@ -77,10 +77,11 @@ class User(TenantScoped, Base):
     disabled_at: Mapped[datetime | None] = mapped_column(
         UtcDateTime, comment="Since when the user cannot sign in; NULL: can."
     )
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, server_default=func.now())
+    # From here on in the order in which migrations add: one that is pushed has the same.
     email_verified_at: Mapped[datetime | None] = mapped_column(
         UtcDateTime, comment="When the user has shown to read mail at the address; NULL: not yet."
     )
-    created_at: Mapped[datetime] = mapped_column(UtcDateTime, server_default=func.now())
 
 
 class AuthSession(TenantScoped, Base):
@@ -116,6 +117,13 @@ class AuthSession(TenantScoped, Base):
     expires_at: Mapped[datetime] = mapped_column(
         UtcDateTime, comment="End of the idle timeout; moved by use, up to the absolute lifetime."
     )
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, server_default=func.now())
+    last_seen_at: Mapped[datetime] = mapped_column(UtcDateTime, server_default=func.now())
+    address: Mapped[IPv4Address | IPv6Address | None] = mapped_column(
+        INET, comment="Where the device was last seen."
+    )
+    user_agent: Mapped[str | None] = mapped_column(BoundedText(1024))
+    # From here on in the order in which migrations add.
     absolute_expires_at: Mapped[datetime] = mapped_column(
         UtcDateTime,
         server_default=text("now() + interval '30 days'"),
@@ -126,12 +134,6 @@ class AuthSession(TenantScoped, Base):
         server_default=text("'24:00:00'::interval"),
         comment="How far expires_at lies after the last renewal.",
     )
-    created_at: Mapped[datetime] = mapped_column(UtcDateTime, server_default=func.now())
-    last_seen_at: Mapped[datetime] = mapped_column(UtcDateTime, server_default=func.now())
-    address: Mapped[IPv4Address | IPv6Address | None] = mapped_column(
-        INET, comment="Where the device was last seen."
-    )
-    user_agent: Mapped[str | None] = mapped_column(BoundedText(1024))
 
     user: Mapped[User] = relationship(
         primaryjoin=lambda: and_(

@@ -1,1 +1,0 @@
--- A constraint that was validated holds for every row; there is nothing to take back.
