@@ -21,7 +21,7 @@ _TAIL: Final = 16
 
 # zxcvbn tries every reading of such characters: 64 of them at random take seconds.
 _LEET: Final = str.maketrans("@({[<!|$+%", "acccciistx")
-_MAX_LEET: Final = 3
+_MAX_LEET: Final = 1
 
 _MAX_WORDS: Final = 40
 _SHORTEST_WORD: Final = 3

@@ -29,6 +29,16 @@ _LEAST_MAX_PASSWORD_BYTES: Final = 4 * 64
 """64 characters at least must be permitted: NIST SP 800-63B-4, section 3.1.1.2."""
 
 
+def _check_count(name: str, value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ConfigurationError(f"{name} is {value!r}; a whole number above 0 is required.")
+
+
+def _check_duration(name: str, value: object) -> None:
+    if not isinstance(value, timedelta) or value <= timedelta(0):
+        raise ConfigurationError(f"{name} is {value!r}; a timedelta above 0 is required.")
+
+
 @dataclass(frozen=True, slots=True)
 class Argon2Parameters:
     """What one Argon2id hash costs.
@@ -162,16 +172,6 @@ class Profile:
                 f"hashing is {self.hashing}, below the floor; at least {OWASP_FLOOR} is required. "
                 "In tests, use the profile TESTING."
             )
-
-
-def _check_count(name: str, value: object) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigurationError(f"{name} is {value!r}; a whole number above 0 is required.")
-
-
-def _check_duration(name: str, value: object) -> None:
-    if not isinstance(value, timedelta) or value <= timedelta(0):
-        raise ConfigurationError(f"{name} is {value!r}; a timedelta above 0 is required.")
 
 
 STANDARD: Final = Profile(
