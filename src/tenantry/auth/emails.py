@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import unicodedata
+from hashlib import sha256
 from typing import Final
 
 from tenantry.errors import InvalidValueError
 
-__all__ = ["canonical_email"]
+__all__ = ["account_of", "canonical_email"]
 
 MAX_BYTES: Final = 254
 """Longest address in bytes of UTF-8: RFC 5321, section 4.5.3.1.3, erratum 1690."""
@@ -47,6 +48,19 @@ def canonical_email(text: str) -> str:
             return text
         text = normalized
     raise InvalidValueError("The email has no one spelling in lower case. Use another address.")
+
+
+def account_of(text: str) -> str:
+    """Return what an attempt to sign in is looked up and counted under. It never raises.
+
+    Returns:
+        The canonical email; for what is no address, a text that no user can have as email.
+    """
+    try:
+        return canonical_email(text)
+    except InvalidValueError:
+        start = str(text)[:_MAX_INPUT].encode("utf-8", "surrogatepass")
+        return f"no address: {sha256(start).hexdigest()}"
 
 
 def _normalized(text: str) -> str:
