@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from importlib.metadata import entry_points
@@ -48,6 +48,7 @@ class Database:
             self._application_engine(settings.replica_url) if settings.replica_url else None
         )
         self._admin: AsyncEngine | None = None
+        self._closing: list[Callable[[], Awaitable[None]]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def __repr__(self) -> str:
@@ -116,7 +117,7 @@ class Database:
             TenantRequiredError: ``tenant_id`` is not a UUID or the text of one.
             SessionUseError: Called from another event loop than the one that has connected.
         """
-        self._require_own_loop()
+        self.require_own_loop()
         engine = self._replica if read_only and self._replica is not None else self._app
         return SessionBlock(TenantSession(engine, tenant_id=tenant_id, read_only=read_only))
 
@@ -132,7 +133,7 @@ class Database:
             ConfigurationError: There is no admin URL.
             SessionUseError: Called from another event loop than the one that has connected.
         """
-        self._require_own_loop()
+        self.require_own_loop()
         if self.settings.admin_url is None:
             raise ConfigurationError(
                 f"The operator needs the admin URL, and none is set. Set {ADMIN_URL}."
@@ -142,9 +143,19 @@ class Database:
         _log.info("operator session: %s", reason or "no reason given")
         return SessionBlock(OperatorSession(self._admin))
 
-    def _require_own_loop(self) -> None:
-        # Connections belong to the event loop that has opened them.
-        loop = asyncio.get_running_loop()
+    def require_own_loop(self) -> None:
+        """Refuse to go on in another event loop than the one that has connected.
+
+        Raises:
+            SessionUseError: It is another, or none is running. Connections belong to the loop that
+                has opened them.
+        """
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            raise SessionUseError(
+                "No event loop is running. Call this from a coroutine, as in asyncio.run(main())."
+            ) from None
         if self._loop is None:
             self._loop = loop
         elif self._loop is not loop:
@@ -153,8 +164,14 @@ class Database:
                 "in each thread that runs one."
             )
 
+    def on_close(self, close: Callable[[], Awaitable[None]]) -> None:
+        """Have ``close`` called before the pools are closed, the last given first."""
+        self._closing.append(close)
+
     async def close(self) -> None:
         """Close the pools. Sessions that are still open lose their connections."""
+        while self._closing:
+            await self._closing.pop()()
         for engine in (self._app, self._replica, self._admin):
             if engine is not None:
                 await engine.dispose()

@@ -7,15 +7,16 @@ import math
 import re
 from array import array
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeVar, cast
 
 from pgvector.sqlalchemy import VECTOR
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import PydanticSerializationError
-from sqlalchemy import DateTime, Dialect, Text
+from sqlalchemy import DateTime, Dialect, Interval, Text
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.types import TypeDecorator
+from sqlalchemy.sql.operators import OperatorType
+from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from tenantry.errors import InvalidValueError
 
@@ -181,6 +182,12 @@ class UtcDateTime(TypeDecorator[datetime]):
         """Refuse naive datetimes and convert others to UTC."""
         del dialect
         return None if value is None else self.accept(value, "a time")
+
+    def coerce_compared_value(self, op: OperatorType | None, value: object) -> TypeEngine[Any]:
+        """Let a duration be added to a time, and be one."""
+        return (
+            Interval() if isinstance(value, timedelta) else super().coerce_compared_value(op, value)
+        )
 
 
 class JsonModel(BaseModel):

@@ -23,7 +23,15 @@ from tenantry.errors import (
 )
 from tenantry.tenancy.driver import BoundConnection, bound, lies_behind_a_pooler
 
-__all__ = ["connect", "create_bound_engine", "create_engine", "is_pooled", "run_script", "where"]
+__all__ = [
+    "connect",
+    "create_bound_engine",
+    "create_engine",
+    "is_pooled",
+    "run_script",
+    "translate",
+    "where",
+]
 
 # The functions of PostgreSQL that report these two refusals; both have SQLSTATE 42501.
 _ROW_SECURITY_CHECK: Final = "ExecWithCheckOptions"
@@ -209,7 +217,7 @@ def _translate(context: ExceptionContext) -> TenantryError | None:
         return None  # cancelled: that must arrive as it is
     cause = context.original_exception.__cause__ or context.original_exception
     if isinstance(cause, asyncpg.PostgresError):
-        return _translate_state(cause)
+        return translate(cause)
     if isinstance(cause, asyncpg.InternalClientError | OSError):
         # The driver has lost track of the conversation: the connection is not to be used again.
         context.is_disconnect = True
@@ -221,9 +229,10 @@ def _translate(context: ExceptionContext) -> TenantryError | None:
     )
 
 
-def _translate_state(  # noqa: PLR0911 - one for each kind of refusal
+def translate(  # noqa: PLR0911 - one for each kind of refusal
     error: asyncpg.PostgresError,
 ) -> TenantryError | None:
+    """Return what PostgreSQL says about tenants, rights and its own absence as an error of ours."""
     state, details = error.sqlstate or "", error.as_dict()
     table = details.get("table_name")
     if state == "22000" and not details.get("severity"):

@@ -1,0 +1,149 @@
+"""What the parts of `Auth` share: the database, the profile, the hashing, and the audit trail."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, LargeBinary, bindparam, func, insert, select
+from sqlalchemy.orm import InstrumentedAttribute
+
+from tenantry.auth.hashing import HashingPool
+from tenantry.auth.mail import Mail
+from tenantry.auth.origins import NOWHERE, Origin
+from tenantry.auth.principals import UserInfo
+from tenantry.auth.profiles import Profile
+from tenantry.database import Database
+from tenantry.errors import ConfigurationError, UserUnknownError
+from tenantry.schema import SecurityEvent, User
+from tenantry.tenancy.sessions import TenantSession
+
+__all__ = ["Core", "as_user_id", "log", "same_digest", "user_info"]
+
+log: Final = logging.getLogger("tenantry.auth")
+
+
+class Core:
+    """The state that the parts of `Auth` work on; see there."""
+
+    def __init__(
+        self,
+        db: Database,
+        *,
+        profile: Profile,
+        hashing: HashingPool | None,
+        send: Callable[[Mail], Awaitable[None]] | None,
+    ) -> None:
+        self._db = db
+        self._profile = profile
+        self._hashing = hashing or HashingPool()
+        self._owns_hashing = hashing is None
+        self._send = send
+        self._errands: set[asyncio.Task[None]] = set()
+        db.on_close(self.close)
+
+    async def close(self) -> None:
+        """Wait for mails that are being sent, and end the threads. The database's end calls it."""
+        await asyncio.gather(*self._errands, return_exceptions=True)
+        if self._owns_hashing:
+            self._hashing.close()
+
+    def _require_send(self) -> Callable[[Mail], Awaitable[None]]:
+        if self._send is None:
+            raise ConfigurationError(
+                "Auth was made without a way to send mail. Give it one: Auth(db, send=my_function)."
+            )
+        return self._send
+
+    def _in_background(self, errand: Coroutine[Any, Any, None]) -> None:
+        """Do something whose duration the caller must not see; it outlives the caller."""
+        task = asyncio.create_task(errand)
+        self._errands.add(task)
+        task.add_done_callback(self._finish)
+
+    def _finish(self, task: asyncio.Task[None]) -> None:
+        self._errands.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # The type alone: the text is the caller's and may quote what it was given.
+            log.error("sending a mail failed: %s", type(error).__name__)
+
+    async def _record(
+        self,
+        tx: TenantSession,
+        kind: str,
+        *,
+        user_id: UUID | None,
+        origin: Origin = NOWHERE,
+        **details: object,
+    ) -> None:
+        """Add to the audit trail, in the transaction of what it tells of."""
+        await tx.execute(
+            insert(SecurityEvent).values(
+                tenant_id=tx.tenant_id,
+                kind=kind,
+                user_id=user_id,
+                address=origin.address,
+                user_agent=origin.user_agent,
+                details=details,
+            )
+        )
+
+    async def _locked_user(self, tx: TenantSession, user_id: UUID | str) -> User:
+        """Return the user, whom nobody else changes before the transaction ends.
+
+        Raises:
+            UserUnknownError: The tenant has no such user.
+        """
+        id_ = as_user_id(user_id)
+        user = await tx.scalar(
+            select(User)
+            .where(User.id == id_)
+            .with_for_update(key_share=True)
+            .execution_options(populate_existing=True)
+        )
+        if user is None:
+            raise UserUnknownError(f"The tenant has no user {id_}.")
+        return user
+
+
+def as_user_id(value: object) -> UUID:
+    """Return ``value`` as a user's id.
+
+    Raises:
+        UserUnknownError: It is no UUID, so no user has it.
+    """
+    if isinstance(value, UUID):
+        return value
+    try:
+        return UUID(value) if isinstance(value, str) else UUID(None)
+    except (ValueError, TypeError):
+        raise UserUnknownError("No user has this id: a UUID is required.") from None
+
+
+def same_digest(column: InstrumentedAttribute[bytes], digest: bytes) -> ColumnElement[bool]:
+    """Return the condition that a stored digest is ``digest``.
+
+    Both are hashed with random bytes first, so that the duration of the comparison says nothing
+    about what is stored.
+    """
+    salt = bindparam(None, secrets.token_bytes(16), type_=LargeBinary)
+    given = bindparam(None, digest, type_=LargeBinary)
+    return func.sha256(salt.concat(column)) == func.sha256(salt.concat(given))
+
+
+def user_info(user: User) -> UserInfo:
+    """Return what of a user's row goes out."""
+    return UserInfo(
+        tenant_id=user.tenant_id,
+        id=user.id,
+        email=user.email,
+        name=user.name,
+        role=user.role,
+        email_verified_at=user.email_verified_at,
+        disabled_at=user.disabled_at,
+        created_at=user.created_at,
+    )

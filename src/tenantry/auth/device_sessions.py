@@ -1,0 +1,119 @@
+"""Sessions as their user handles them: listed, ended, cleaned up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+from uuid import UUID
+
+from sqlalchemy import Delete, delete, func, select
+
+from tenantry.auth.core import Core, as_user_id, same_digest
+from tenantry.auth.origins import NOWHERE, Origin
+from tenantry.auth.principals import SessionInfo
+from tenantry.auth.tokens import read_token
+from tenantry.schema import AuthSession
+from tenantry.tenancy.sessions import TenantSession
+
+__all__ = ["INFO", "DeviceSessions", "end_sessions", "session_info"]
+
+INFO: Final = (
+    AuthSession.id,
+    AuthSession.created_at,
+    AuthSession.last_seen_at,
+    AuthSession.expires_at,
+    AuthSession.address,
+    AuthSession.user_agent,
+)
+"""The columns of a `SessionInfo`."""
+
+
+def session_info(row: Sequence[Any]) -> SessionInfo:
+    """Return a row of `INFO` as what goes out."""
+    return SessionInfo(*row)
+
+
+class DeviceSessions(Core):
+    """The part of `Auth` about sessions."""
+
+    async def sessions(self, tenant_id: UUID | str, user_id: UUID | str) -> list[SessionInfo]:
+        """Return the devices on which a user is signed in, the newest first.
+
+        Args:
+            tenant_id: The tenant.
+            user_id: Whose; for an id that no user has, the list is empty.
+        """
+        async with self._db.tenant(tenant_id) as tx:
+            rows = await tx.execute(
+                select(*INFO)
+                .where(
+                    AuthSession.user_id == as_user_id(user_id),
+                    AuthSession.expires_at > func.now(),
+                    AuthSession.absolute_expires_at > func.now(),
+                )
+                .order_by(AuthSession.created_at.desc(), AuthSession.id)
+            )
+            return [session_info(row) for row in rows]
+
+    async def sign_out(self, token: str, *, origin: Origin = NOWHERE) -> bool:
+        """End the session of ``token``; the next validation refuses it.
+
+        Returns:
+            Whether there was one. A token that is malformed, or whose session has ended before, is
+            no error: whoever signs out is signed out.
+        """
+        read = read_token(token)
+        if read is None:
+            return False
+        async with self._db.tenant(read.tenant) as tx:
+            ended = delete(AuthSession).where(
+                AuthSession.id == read.id, same_digest(AuthSession.secret_hash, read.hash)
+            )
+            user_id = await tx.scalar(ended.returning(AuthSession.user_id))
+            if user_id is not None:
+                await self._record(tx, "sign_out", user_id=user_id, origin=origin, session=read.id)
+        return user_id is not None
+
+    async def revoke(self, tenant_id: UUID | str, user_id: UUID | str, session_id: str) -> bool:
+        """End one of a user's sessions: "sign out there".
+
+        Args:
+            tenant_id: The tenant.
+            user_id: Whose. Give the caller's own id, unless the caller may end others' sessions.
+            session_id: As in `SessionInfo`.
+
+        Returns:
+            Whether the user had it.
+        """
+        return bool(await self._revoke(tenant_id, user_id, AuthSession.id == str(session_id)[:128]))
+
+    async def revoke_all(
+        self, tenant_id: UUID | str, user_id: UUID | str, *, except_session: str | None = None
+    ) -> int:
+        """End a user's sessions, on all devices.
+
+        Args:
+            tenant_id: The tenant.
+            user_id: Whose.
+            except_session: The id of one to keep: the caller's own.
+
+        Returns:
+            How many there were.
+        """
+        others = () if except_session is None else (AuthSession.id != except_session,)
+        return await self._revoke(tenant_id, user_id, *others)
+
+    async def _revoke(self, tenant_id: UUID | str, user_id: UUID | str, *conditions: Any) -> int:
+        id_ = as_user_id(user_id)
+        async with self._db.tenant(tenant_id) as tx:
+            count = await end_sessions(tx, id_, *conditions)
+            if count:
+                await self._record(tx, "sessions_revoked", user_id=id_, count=count)
+        return count
+
+
+async def end_sessions(tx: TenantSession, user_id: UUID, *conditions: Any) -> int:
+    """End those of a user's sessions that meet ``conditions``; return how many."""
+    ended: Delete = delete(AuthSession).where(AuthSession.user_id == user_id, *conditions)
+    found = await tx.scalars(ended.returning(AuthSession.id))
+    return len(found.all())

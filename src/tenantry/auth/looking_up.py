@@ -1,0 +1,265 @@
+"""Look-ups that wait at the same moment share one statement, on connections held ready.
+
+The hottest path of every product: each request of a signed-in user begins here. So there is no
+pool to ask, no transaction to open, and no ORM: one prepared statement, one round trip.
+
+Whoever comes alone is asked for alone, at once and in its own task. Whoever comes while others are
+under way waits for a connection, and then goes with all that wait by then, in one statement. The
+more come, the more each statement carries; nothing waits for a clock, and nothing is remembered
+from one statement to the next, so an answer is never older than its question.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import asyncpg
+
+from tenantry.errors import DatabaseUnavailableError, SchemaMissingError, TenantryError
+from tenantry.tenancy.connecting import translate
+
+__all__ = ["Question", "SharedLookUp"]
+
+_MOST: Final = 512
+"""Keys in one statement, so that none holds up those who come after it for long."""
+_WORTH_SPLITTING: Final = 8
+"""Keys for which a second connection is worth a statement of its own."""
+_LOST: Final = (
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.InvalidCachedStatementError,  # a migration has replaced the function
+    asyncpg.InvalidSQLStatementNameError,  # a pooler has given us another server connection
+    OSError,
+)
+"""After these a new connection is worth one try. A timeout is an OSError too, and is not."""
+
+Key = tuple[Any, ...]
+Row = Any
+Waiter = tuple[Key, "asyncio.Future[Row | None]"]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked of the database.
+
+    Args:
+        one: A statement for one key, whose parts are its parameters: one row, or none.
+        many: A statement for many, whose parameters are arrays of the parts: for each key that is
+            found a row, which begins with the key's place, counted from 1.
+        again: As ``many``, for those keys whose row of ``many`` ends in true; or None.
+    """
+
+    one: str
+    many: str
+    again: str | None = None
+
+
+class _Held:
+    """One connection and what is prepared on it; opened when it is first needed."""
+
+    def __init__(self) -> None:
+        self.connection: asyncpg.Connection | None = None
+        self.prepared: dict[str, Any] = {}
+
+    def drop(self) -> None:
+        connection, self.connection = self.connection, None
+        self.prepared = {}
+        if connection is not None and not connection.is_closed():
+            connection.terminate()
+
+
+class SharedLookUp:
+    """Asks one `Question` for many callers. Belongs to one event loop.
+
+    Args:
+        question: What is asked.
+        connect: Opens a connection.
+        connections: How many are held; two keep the server at work while answers are handed out.
+        timeout_seconds: How long an answer may take.
+        pooled: A pooler lies between: nothing stays prepared, and a transaction holds what
+            belongs together.
+    """
+
+    def __init__(
+        self,
+        question: Question,
+        connect: Callable[[], Awaitable[asyncpg.Connection]],
+        *,
+        connections: int = 2,
+        timeout_seconds: float = 10.0,
+        pooled: bool = False,
+    ) -> None:
+        self._question = question
+        self._connect = connect
+        self._timeout = timeout_seconds
+        self._pooled = pooled
+        self._all = tuple(_Held() for _ in range(connections))
+        self._idle = list(self._all)
+        self._waiting: deque[Waiter] = deque()
+        self._crowded = False
+        self._is_scheduled = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    async def find(self, key: Key) -> Row | None:
+        """Return the row for ``key``, or None.
+
+        Raises:
+            DatabaseUnavailableError: No answer was to be had, which says nothing about the key.
+            PrivilegeError, SchemaMissingError: The database is not one that we may ask.
+        """
+        self._refuse_when_closed()
+        if not self._crowded and len(self._idle) == len(self._all):
+            held = self._idle.pop()
+            try:
+                return await self._ask_one(held, key)
+            finally:
+                self._give_back(held)
+        self._crowded = True
+        future: asyncio.Future[Row | None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((key, future))
+        self._schedule()
+        return await future
+
+    async def close(self) -> None:
+        """Close the connections. Whoever waits is told so."""
+        self._closed = True
+        for _, future in self._waiting:
+            if not future.done():
+                future.set_exception(_closed())
+        self._waiting.clear()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for held in self._all:
+            connection, held.connection = held.connection, None
+            if connection is not None and not connection.is_closed():
+                try:
+                    await connection.close(timeout=self._timeout)
+                except (asyncpg.PostgresError, OSError):
+                    connection.terminate()
+
+    def _refuse_when_closed(self) -> None:
+        if self._closed:
+            raise _closed()
+
+    def _schedule(self) -> None:
+        # In the next turn of the loop: all that become ready in this one have asked by then.
+        if self._idle and self._waiting and not self._is_scheduled:
+            self._is_scheduled = True
+            asyncio.get_running_loop().call_soon(self._hand_out)
+
+    def _hand_out(self) -> None:
+        self._is_scheduled = False
+        while self._idle and self._waiting:
+            share = -(-len(self._waiting) // len(self._idle))
+            count = min(max(share, _WORTH_SPLITTING), len(self._waiting), _MOST)
+            batch = [self._waiting.popleft() for _ in range(count)]
+            batch = [waiter for waiter in batch if not waiter[1].done()]  # cancelled meanwhile
+            if batch:
+                task = asyncio.create_task(self._serve(self._idle.pop(), batch))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+
+    def _give_back(self, held: _Held) -> None:
+        self._idle.append(held)
+        self._schedule()
+
+    async def _serve(self, held: _Held, batch: list[Waiter]) -> None:
+        if len(batch) == 1 and not self._waiting:
+            self._crowded = False
+        try:
+            await self._answer(held, batch)
+        except TenantryError as error:
+            for _, future in batch:
+                if not future.done():
+                    # One for each: a traceback grows on it in every task that raises it.
+                    future.set_exception(type(error)(*error.args))
+        except asyncio.CancelledError:
+            for _, future in batch:
+                future.cancel()
+            raise
+        finally:
+            self._give_back(held)
+
+    async def _answer(self, held: _Held, batch: list[Waiter]) -> None:
+        rows = await self._ask_many(held, self._question.many, [key for key, _ in batch])
+        due = []
+        for (key, future), row in zip(batch, rows, strict=True):
+            if row is not None and self._question.again is not None and row[-1]:
+                due.append((key, future))
+            elif not future.done():
+                future.set_result(row)
+        if due and self._question.again is not None:
+            rows = await self._ask_many(held, self._question.again, [key for key, _ in due])
+            for (_, future), row in zip(due, rows, strict=True):
+                if not future.done():
+                    future.set_result(row)
+
+    async def _ask_one(self, held: _Held, key: Key) -> Row | None:
+        rows = await self._fetch(held, self._question.one, key)
+        return rows[0] if rows else None
+
+    async def _ask_many(self, held: _Held, statement: str, keys: list[Key]) -> list[Row | None]:
+        found = await self._fetch(held, statement, [list(part) for part in zip(*keys, strict=True)])
+        rows: list[Row | None] = [None] * len(keys)
+        for row in found:
+            rows[row[0] - 1] = row
+        return rows
+
+    async def _fetch(self, held: _Held, statement: str, values: Sequence[Any]) -> list[Row]:
+        try:
+            try:
+                return await self._send(held, statement, values)
+            except TimeoutError:
+                raise
+            except _LOST:
+                held.drop()
+                self._refuse_when_closed()
+                return await self._send(held, statement, values)
+        except BaseException as error:
+            # Also when cancelled: the answer may be on its way, and would meet the next question.
+            held.drop()
+            if isinstance(error, (asyncpg.PostgresError, *_LOST)):
+                raise _translated(error) from error
+            raise
+
+    async def _send(self, held: _Held, statement: str, values: Sequence[Any]) -> list[Row]:
+        if held.connection is None:
+            held.connection = await self._connect()
+        if self._pooled:
+            async with held.connection.transaction():
+                rows: list[Row] = await held.connection.fetch(
+                    statement, *values, timeout=self._timeout
+                )
+                return rows
+        prepared = held.prepared.get(statement)
+        if prepared is None:
+            prepared = await held.connection.prepare(statement, timeout=self._timeout)
+            held.prepared[statement] = prepared
+        return await prepared.fetch(*values, timeout=self._timeout)
+
+
+def _closed() -> DatabaseUnavailableError:
+    return DatabaseUnavailableError(
+        "The database was closed. Use it within its `async with` block."
+    )
+
+
+def _translated(error: BaseException) -> TenantryError:
+    if isinstance(error, asyncpg.UndefinedFunctionError):
+        return SchemaMissingError(
+            "The database lacks the functions that signing in needs. Run `tenantry db migrate`."
+        )
+    known = translate(error) if isinstance(error, asyncpg.PostgresError) else None
+    return known or DatabaseUnavailableError(
+        f"PostgreSQL gave no answer ({type(error).__name__}). This says nothing about the token; "
+        "try again."
+    )

@@ -1,0 +1,210 @@
+"""Tokens that are mailed and used once: to prove an email, and to reset a password."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from ipaddress import IPv4Address, IPv6Address
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, delete, func, insert, select
+
+from tenantry.auth import throttling
+from tenantry.auth.core import as_user_id, same_digest, user_info
+from tenantry.auth.emails import account_of
+from tenantry.auth.mail import Mail, Purpose
+from tenantry.auth.origins import Origin
+from tenantry.auth.principals import UserInfo
+from tenantry.auth.tokens import Token, make_token, read_token
+from tenantry.auth.users import Users
+from tenantry.errors import InvalidTokenError
+from tenantry.schema import SingleUseToken, User
+from tenantry.tenancy.sessions import TenantSession
+
+__all__ = ["SingleUse"]
+
+
+class SingleUse(Users):
+    """The part of `Auth` about mailed tokens."""
+
+    async def request_email_verification(self, tenant_id: UUID | str, user_id: UUID | str) -> None:
+        """Have a user mailed a token for `verify_email`; it voids those mailed before.
+
+        Raises:
+            ConfigurationError: `Auth` was made without ``send``.
+            UserUnknownError: The tenant has no such user.
+            ThrottledError: Too many mails to this address.
+        """
+        self._require_send()
+        id_ = as_user_id(user_id)
+        async with self._db.tenant(tenant_id) as tx:
+            user = await self._locked_user(tx, id_)
+            await throttling.take(
+                tx,
+                what="verify_email",
+                email=user.email,
+                origin=Origin(),
+                profile=self._profile,
+            )
+            mail = await self._issue(tx, user, "verify_email")
+        self._in_background(self._deliver(mail))
+
+    async def verify_email(self, token: str) -> UserInfo:
+        """Note that a user reads mail at the address, and use the token up.
+
+        Raises:
+            InvalidTokenError: Malformed, unknown, expired, used before, or mailed to an address
+                that the user no longer has.
+        """
+        read = _read(token)
+        async with self._db.tenant(read.tenant) as tx:
+            user = await self._redeem(tx, read, "verify_email")
+            if user.email_verified_at is None:
+                user.email_verified_at = await tx.scalar(select(func.now()))
+            await self._record(tx, "email_verified", user_id=user.id)
+            return user_info(user)
+
+    async def request_password_reset(
+        self,
+        tenant_id: UUID | str,
+        email: str,
+        *,
+        address: IPv4Address | IPv6Address | str | None = None,
+    ) -> None:
+        """Have a user mailed a token for `reset_password`, if there is one with this email.
+
+        Whether there is cannot be told from the answer, nor from how long it takes: looking up and
+        mailing come after it. Nor from the error, when too many are asked for.
+
+        Raises:
+            ConfigurationError: `Auth` was made without ``send``.
+            ThrottledError: Too many, for this email or from this address.
+            InvalidValueError: ``address`` is no IP address.
+            TenantUnknownError: There is no such tenant.
+        """
+        self._require_send()
+        origin = Origin.of(address, None)
+        account = account_of(email)
+        async with self._db.tenant(tenant_id) as tx:
+            await throttling.take(
+                tx,
+                what="reset_password",
+                email=account,
+                origin=origin,
+                profile=self._profile,
+            )
+            tenant = tx.tenant_id
+        self._in_background(self._mail_reset(tenant, account, origin))
+
+    async def reset_password(self, token: str, new: str) -> UserInfo:
+        """Give a user a new password for a mailed token, and end all the user's sessions.
+
+        A password that is refused does not use the token up. The email counts as verified: the
+        token was read there.
+
+        Raises:
+            InvalidTokenError: Malformed, unknown, expired, used before, mailed to an address that
+                the user no longer has, or the user is disabled.
+            PasswordRefusedError: ``new`` is too short, too long, or easily guessed.
+            BusyError: Too much hashing is waiting.
+        """
+        read = _read(token)
+        async with self._db.tenant(read.tenant) as tx:
+            # Nothing is hashed for a token that is not good.
+            user = await tx.scalar(
+                select(User).where(
+                    User.id.in_(
+                        select(SingleUseToken.user_id).where(*_good(read, "reset_password"))
+                    )
+                )
+            )
+            if user is None:
+                raise _not_good()
+            known = await self._known_of(tx, user.email, user.name)
+        hashed = await self._hash_new(new, known)
+        async with self._db.tenant(read.tenant) as tx:
+            user = await self._redeem(tx, read, "reset_password")
+            if user.email_verified_at is None:
+                user.email_verified_at = await tx.scalar(select(func.now()))
+            await self._put_password(tx, user, hashed, "password_reset")
+            return user_info(user)
+
+    async def _mail_reset(self, tenant_id: UUID, email: str, origin: Origin) -> None:
+        async with self._db.tenant(tenant_id) as tx:
+            user = await tx.scalar(
+                select(User)
+                .where(User.email == email, User.disabled_at.is_(None))
+                .with_for_update(key_share=True)
+            )
+            if user is None:
+                return
+            mail = await self._issue(tx, user, "reset_password")
+            await self._record(tx, "password_reset_requested", user_id=user.id, origin=origin)
+        await self._deliver(mail)
+
+    async def _issue(self, tx: TenantSession, user: User, purpose: Purpose) -> Mail:
+        lifetime = (
+            self._profile.verify_email_lifetime
+            if purpose == "verify_email"
+            else self._profile.reset_password_lifetime
+        )
+        await tx.execute(
+            delete(SingleUseToken).where(
+                SingleUseToken.user_id == user.id, SingleUseToken.purpose == purpose
+            )
+        )
+        text, token = make_token(tx.tenant_id)
+        expires_at: datetime = (
+            await tx.execute(
+                insert(SingleUseToken)
+                .values(
+                    tenant_id=tx.tenant_id,
+                    id=token.id,
+                    user_id=user.id,
+                    purpose=purpose,
+                    email=user.email,
+                    secret_hash=token.hash,
+                    expires_at=func.now() + lifetime,
+                )
+                .returning(SingleUseToken.expires_at)
+            )
+        ).scalar_one()
+        return Mail(purpose, text, tx.tenant_id, user.id, user.email, user.name, expires_at)
+
+    async def _redeem(self, tx: TenantSession, token: Token, purpose: Purpose) -> User:
+        # Of all that redeem it at once, one gets the row.
+        used = (
+            await tx.execute(
+                delete(SingleUseToken)
+                .where(*_good(token, purpose))
+                .returning(SingleUseToken.user_id, SingleUseToken.email)
+            )
+        ).one_or_none()
+        if used is None:
+            raise _not_good()
+        user = await self._locked_user(tx, used.user_id)
+        if user.email != used.email or user.disabled_at is not None:
+            raise _not_good()
+        return user
+
+    async def _deliver(self, mail: Mail) -> None:
+        await self._require_send()(mail)
+
+
+def _good(token: Token, purpose: Purpose) -> tuple[ColumnElement[bool], ...]:
+    return (
+        SingleUseToken.id == token.id,
+        SingleUseToken.purpose == purpose,
+        SingleUseToken.expires_at > func.now(),
+        same_digest(SingleUseToken.secret_hash, token.hash),
+    )
+
+
+def _read(text: str) -> Token:
+    token = read_token(text)
+    if token is None:
+        raise _not_good()
+    return token
+
+
+def _not_good() -> InvalidTokenError:
+    return InvalidTokenError("The link is not, or no longer, good. Ask for a new one.")
