@@ -14,6 +14,7 @@ from rich.console import Console
 from tenantry.cli.console import THEME
 from tenantry.cli.doctor import _print
 from tenantry.ops.diagnosis.report import Diagnosis
+from tenantry.schema.base import SCHEMA_REVISION
 from tenantry.settings import url_text
 from tests.cli.conftest import Command
 from tests.conftest import Urls
@@ -24,7 +25,7 @@ def test_a_migrated_database_is_healthy(tenantry: Command) -> None:
     result = tenantry("doctor")
     assert (result.code, result.err) == (0, "")
     lines = result.out.splitlines()
-    assert any(re.match(r"ok +migrations +at tenantry_0001", line) for line in lines)
+    assert any(re.match(rf"ok +migrations +at {SCHEMA_REVISION}", line) for line in lines)
     assert any(re.match(r"warning +statement-timeout", line) for line in lines)
     assert re.fullmatch(r"0 problems, \d+ warnings?", lines[-1])
 

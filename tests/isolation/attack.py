@@ -80,15 +80,21 @@ async def may(connection: Connection, table: Table, privilege: str) -> bool:
     )
 
 
-async def changeable(connection: Connection, table: Table) -> str:
-    """An assignment that the application may make in this table, and that changes nothing."""
+def changeable(table: Table) -> str:
+    """An assignment that changes nothing, and that the application may make if it may make any."""
     fixed = {table.tenant_column, *table.key, *(c for k in table.foreign_keys for c in k.columns)}
-    for column in table.columns.values():
-        if column.name not in fixed and not column.generated:
-            allowed = "SELECT has_column_privilege($1, $2, 'UPDATE')"
-            if await connection.fetchval(allowed, table.sql, column.name):
-                return f"{quote(column.name)} = {quote(column.name)}"
-    raise AssertionError(f"no column to change in {table.name}")
+    free = [c.name for c in table.columns.values() if c.name not in fixed and not c.generated]
+    allowed = [name for name in free if name in table.updatable] or free
+    return f"{quote(allowed[0])} = {quote(allowed[0])}"
+
+
+async def changes(connection: Connection, table: Table, statement: str, rows: int) -> None:
+    """The statement touches so many rows, or is refused in a table that is never changed."""
+    told = await answer(connection, statement)
+    if table.updatable:
+        assert told[0].rsplit(" ", 1)[-1] == str(rows), told
+    else:
+        assert told[0] == "42501", told
 
 
 async def answer(connection: Connection, statement: str, *values: object) -> tuple[str, ...]:

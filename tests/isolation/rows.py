@@ -14,10 +14,17 @@ from uuid import UUID, uuid4
 
 import asyncpg
 
+from tenantry.schema.row_security import APP_ROLE
 from tenantry.tenancy.catalog import quote
 
 Row = dict[str, str | None]
 Make = Callable[[int], str]
+
+
+def letters(number: int) -> str:
+    """The number as a word of lower-case letters, for what has to be a plain name."""
+    return "word_" + "".join("abcdefghij"[int(digit)] for digit in str(number))
+
 
 # PostgreSQL's own text for values, from a number that no other row has; the first that passes.
 BY_TYPE: dict[str, tuple[Make, ...]] = {
@@ -35,7 +42,7 @@ BY_TYPE: dict[str, tuple[Make, ...]] = {
     "numeric": (str, lambda n: f"0.{n % 100:02}"),
     "real": (str,),
     "smallint": (str,),
-    "text": (lambda n: f"word{n:05}", lambda n: f"word{n:05}@example.com"),
+    "text": (lambda n: f"word{n:05}", lambda n: f"word{n:05}@example.com", letters),
     "timestamp with time zone": (
         lambda n: f"2026-01-01 00:00:00.{n:06}+00",
         lambda n: f"2027-01-01 00:00:00.{n:06}+00",
@@ -77,14 +84,25 @@ class Table:
     foreign_keys: list[ForeignKey] = field(default_factory=list)
     checks: dict[str, tuple[list[str], str]] = field(default_factory=dict)
     rows: dict[UUID, Row] = field(default_factory=dict)
+    insertable: set[str] = field(default_factory=set)
+    updatable: set[str] = field(default_factory=set)
 
     @property
     def sql(self) -> str:
         return f"public.{quote(self.name)}"
 
     def insert(self, row: Row) -> tuple[str, list[str | None]]:
-        """The INSERT of a row, every value as text."""
-        given = {name: row[name] for name in row if not self.columns[name].generated}
+        """The INSERT of a row, every value as text.
+
+        Without columns that the application may not give: refused for those, it would never
+        come as far as row security. Where it may give none, with all of them.
+        """
+        given = {
+            name: row[name]
+            for name in row
+            if not self.columns[name].generated
+            and (name in self.insertable or not self.insertable)
+        }
         marks = [f"${i}::text::{self.columns[name].type}" for i, name in enumerate(given, 1)]
         names = ", ".join(map(quote, given))
         statement = f"INSERT INTO {self.sql} ({names}) VALUES ({', '.join(marks)})"
@@ -204,6 +222,13 @@ _CONSTRAINTS = """
       FROM pg_constraint WHERE conrelid = ANY ($1::int8[])
 """
 
+_RIGHTS = """
+    SELECT attrelid::int8 AS oid, attname::text AS name,
+           has_column_privilege($2, attrelid, attnum, 'INSERT') AS insertable,
+           has_column_privilege($2, attrelid, attnum, 'UPDATE') AS updatable
+      FROM pg_attribute WHERE attrelid = ANY ($1::int8[]) AND attnum > 0 AND NOT attisdropped
+"""
+
 
 async def read_tables(connection: asyncpg.Connection) -> dict[str, Table]:
     """Every table of schema public."""
@@ -226,6 +251,12 @@ async def read_tables(connection: asyncpg.Connection) -> dict[str, Table]:
             table.uniques.append(row["columns"])
             if row["kind"] == "p":
                 table.key = row["columns"]
+    for row in await connection.fetch(_RIGHTS, list(by_oid), APP_ROLE):
+        table = by_oid[row["oid"]]
+        if row["insertable"]:
+            table.insertable.add(row["name"])
+        if row["updatable"]:
+            table.updatable.add(row["name"])
     for table in by_oid.values():
         table.tenant_column = "tenant_id" if "tenant_id" in table.columns else "id"
     return {table.name: table for table in by_oid.values()}
