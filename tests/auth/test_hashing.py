@@ -285,19 +285,25 @@ async def test_where_no_thread_may_give_way_hashing_goes_on(
 
 
 _STORM = """
-import asyncio, resource, sys
+import asyncio, pathlib, resource, sys
 from tenantry.auth.hashing import HashingPool
 from tenantry.auth.passwords import verify
 from tenantry.auth.profiles import RFC_9106_SECOND as costs, Argon2Parameters
 
+def peak_mib():
+    if sys.platform != "linux":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    # ru_maxrss would be the parent's, where that is larger.
+    status = pathlib.Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 2**10
+
 async def main():
     pool = HashingPool(2, max_waiting=40)
     await pool.verify(None, b"x", parameters=Argon2Parameters(1, 64, 1))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_mib()
     once = Argon2Parameters(1, costs.memory_kib, costs.parallelism)
     await asyncio.gather(*(pool.verify(None, b"x", parameters=once) for _ in range(40)))
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    print(grown / (2**20 if sys.platform == "darwin" else 2**10))
+    print(peak_mib() - before)
 
 asyncio.run(main())
 """
@@ -305,6 +311,6 @@ asyncio.run(main())
 
 def test_memory_is_bounded_by_the_permits() -> None:
     """40 hashes of 64 MiB at once, 2 permits: no more than 2 times 64 MiB, and 50 MiB."""
-    done = subprocess.run([sys.executable, "-c", _STORM], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert 64 < float(done.stdout) < 2 * 64 + 50
+    code = [sys.executable, "-c", _STORM]
+    done = subprocess.run(code, capture_output=True, text=True, check=True)
+    assert 2 * 64 - 10 < float(done.stdout) < 2 * 64 + 50

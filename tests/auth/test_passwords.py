@@ -96,7 +96,6 @@ def test_argon2_refuses_what_it_cannot_compute() -> None:
         ("nul\0inside", "not_text"),
         ("lone \ud800 surrogate", "not_text"),
         (b"bytes", "not_text"),
-        (None, "not_text"),
     ],
 )
 def test_what_is_no_password_is_refused_without_being_repeated(password: str, reason: str) -> None:
@@ -104,7 +103,7 @@ def test_what_is_no_password_is_refused_without_being_repeated(password: str, re
     with pytest.raises(PasswordRefusedError) as caught:
         prepare(password)
     assert caught.value.reason == reason
-    assert repr(password)[1:9] not in str(caught.value)
+    assert str(password)[:9] not in str(caught.value)
     assert caught.value.__context__ is None  # which would hold it, too
 
 
@@ -375,7 +374,19 @@ def test_every_verification_takes_the_same_work() -> None:
     pytest.fail(f"CPU time differs: {off}")
 
 
-def test_without_memory_a_hash_is_refused_for_now(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_old_parameters_take_the_same_work_from_the_first_time_on() -> None:
+    """Before any hash with the current parameters was measured, one is measured."""
+    current = Argon2Parameters(3, 20_000, 1)
+    old = hash_password(b"another one", CHEAP)
+    started = time.thread_time()
+    verify(old, PASSWORD, parameters=current)
+    first = time.thread_time() - started
+    started = time.thread_time()
+    verify(None, PASSWORD, parameters=current)
+    assert first > 0.8 * (time.thread_time() - started)
+
+
+def test_without_memory_a_hash_is_refused_for_now() -> None:
     """When memory cannot be had the answer is "busy", and not "wrong password"."""
     code = (
         "import resource; resource.setrlimit(resource.RLIMIT_AS, (2**28, 2**28))\n"
