@@ -7,7 +7,7 @@ import asyncio
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
-from benchmarks import seed_loading, tenant_transaction
+from benchmarks import seed_loading, session_validation, signing_in, tenant_transaction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 BENCHMARKS: Final[dict[str, Callable[[argparse.Namespace], Coroutine[Any, Any, bool]]]] = {
     "seed_loading": seed_loading.run,
     "tenant_transaction": tenant_transaction.run,
+    "session_validation": session_validation.run,
+    "signing_in": signing_in.run,
 }
 """Each prints its figures and returns whether its limits are kept."""
 
@@ -24,6 +26,9 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}")
     parser.add_argument(
         "--chunks", type=int, default=20_000, help="knowledge chunks to load (default: 20000)"
+    )
+    parser.add_argument(
+        "--sessions", type=int, default=0, help="compare with so many sessions, as 10000000"
     )
     parser.add_argument("--rounds", type=int, default=2, help="how often (default: 2)")
     parser.add_argument(

@@ -12,6 +12,7 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, LargeBinary, bindparam, func, insert, select
 from sqlalchemy.orm import InstrumentedAttribute
 
+from tenantry.auth.events import EventKind
 from tenantry.auth.hashing import HashingPool
 from tenantry.auth.mail import Mail
 from tenantry.auth.origins import NOWHERE, Origin
@@ -40,7 +41,7 @@ class Core:
     ) -> None:
         self._db = db
         self._profile = profile
-        self._hashing = hashing or HashingPool()
+        self.hashing = hashing or HashingPool()
         self._owns_hashing = hashing is None
         self._send = send
         self._errands: set[asyncio.Task[None]] = set()
@@ -50,7 +51,7 @@ class Core:
         """Wait for mails that are being sent, and end the threads. The database's end calls it."""
         await asyncio.gather(*self._errands, return_exceptions=True)
         if self._owns_hashing:
-            self._hashing.close()
+            self.hashing.close()
 
     def _require_send(self) -> Callable[[Mail], Awaitable[None]]:
         if self._send is None:
@@ -74,7 +75,7 @@ class Core:
     async def _record(
         self,
         tx: TenantSession,
-        kind: str,
+        kind: EventKind,
         *,
         user_id: UUID | None,
         origin: Origin = NOWHERE,

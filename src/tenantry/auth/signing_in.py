@@ -81,7 +81,7 @@ class SigningIn(DeviceSessions):
             await self._refuse(tenant_id, found, origin)
         renewed = None
         if checked.rehash:
-            renewed = await self._hashing.hash(prepare(password), self._profile.hashing)
+            renewed = await self.hashing.hash(prepare(password), self._profile.hashing)
         async with self._db.tenant(tenant_id) as tx:
             user = await self._unchanged_user(tx, found)
             if user is None:
@@ -129,9 +129,9 @@ class SigningIn(DeviceSessions):
             prepared = prepare(password)
         except PasswordRefusedError:
             # No stored password is like that. The work is done all the same.
-            return await self._hashing.verify(None, b"", parameters=self._profile.hashing)
+            return await self.hashing.verify(None, b"", parameters=self._profile.hashing)
         stored = found.stored if found.may_sign_in else None
-        return await self._hashing.verify(stored, prepared, parameters=self._profile.hashing)
+        return await self.hashing.verify(stored, prepared, parameters=self._profile.hashing)
 
     async def _refuse(self, tenant_id: UUID | str, found: _Found, origin: Origin) -> NoReturn:
         async with self._db.tenant(tenant_id) as tx:

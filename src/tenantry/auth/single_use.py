@@ -6,7 +6,7 @@ from datetime import datetime
 from ipaddress import IPv4Address, IPv6Address
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, delete, func, insert, select
+from sqlalchemy import ColumnElement, Select, delete, func, insert, select
 
 from tenantry.auth import throttling
 from tenantry.auth.core import as_user_id, same_digest, user_info
@@ -110,13 +110,7 @@ class SingleUse(Users):
         read = _read(token)
         async with self._db.tenant(read.tenant) as tx:
             # Nothing is hashed for a token that is not good.
-            user = await tx.scalar(
-                select(User).where(
-                    User.id.in_(
-                        select(SingleUseToken.user_id).where(*_good(read, "reset_password"))
-                    )
-                )
-            )
+            user = await tx.scalar(select(User).where(User.id.in_(_holder(read, "reset_password"))))
             if user is None:
                 raise _not_good()
             known = await self._known_of(tx, user.email, user.name)
@@ -171,6 +165,10 @@ class SingleUse(Users):
         return Mail(purpose, text, tx.tenant_id, user.id, user.email, user.name, expires_at)
 
     async def _redeem(self, tx: TenantSession, token: Token, purpose: Purpose) -> User:
+        # The user's row first, as wherever a user is changed: nobody waits in a circle.
+        user = await tx.scalar(
+            select(User).where(User.id.in_(_holder(token, purpose))).with_for_update(key_share=True)
+        )
         # Of all that redeem it at once, one gets the row.
         used = (
             await tx.execute(
@@ -179,10 +177,7 @@ class SingleUse(Users):
                 .returning(SingleUseToken.user_id, SingleUseToken.email)
             )
         ).one_or_none()
-        if used is None:
-            raise _not_good()
-        user = await self._locked_user(tx, used.user_id)
-        if user.email != used.email or user.disabled_at is not None:
+        if user is None or used is None or user.email != used.email or user.disabled_at is not None:
             raise _not_good()
         return user
 
@@ -197,6 +192,10 @@ def _good(token: Token, purpose: Purpose) -> tuple[ColumnElement[bool], ...]:
         SingleUseToken.expires_at > func.now(),
         same_digest(SingleUseToken.secret_hash, token.hash),
     )
+
+
+def _holder(token: Token, purpose: Purpose) -> Select[tuple[UUID]]:
+    return select(SingleUseToken.user_id).where(*_good(token, purpose))
 
 
 def _read(text: str) -> Token:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from ipaddress import IPv4Address, IPv6Address
-from typing import Any, get_args
+from typing import Any, Final, get_args
 from uuid import UUID
 
 from sqlalchemy import delete, func, select
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import IntegrityError
 
 from tenantry.auth import throttling
 from tenantry.auth.core import Core, user_info
 from tenantry.auth.device_sessions import end_sessions
 from tenantry.auth.emails import canonical_email
+from tenantry.auth.events import EventKind
 from tenantry.auth.origins import NOWHERE, Origin
 from tenantry.auth.passwords import check_new, prepare
 from tenantry.auth.principals import UserInfo
@@ -26,10 +28,14 @@ from tenantry.errors import (
     TenantUnknownError,
 )
 from tenantry.schema import AuthSession, KnownDevice, SingleUseToken, Tenant, User
+from tenantry.schema.types import check_text
 from tenantry.schema.users import UserRole
 from tenantry.tenancy.sessions import TenantSession
 
 __all__ = ["Users"]
+
+_NAME_BYTES: Final = 200
+"""As in the column ``users.name``."""
 
 
 class Users(Core):
@@ -64,24 +70,16 @@ class Users(Core):
         canonical = canonical_email(email)
         _check_role(role)
         name = canonical.partition("@")[0] if name is None else name
+        check_text(name, max_bytes=_NAME_BYTES, where="the name")
         hashed = None
         if password is not None:
             async with self._db.tenant(tenant_id) as tx:
                 known = await self._known_of(tx, canonical, name)
             hashed = await self._hash_new(password, known)
-        try:
-            async with self._db.tenant(tenant_id) as tx:
-                user = User(email=canonical, name=name, role=role, hashed_password=hashed)
-                tx.add(user)
-                await tx.flush()
-                await tx.refresh(user)
-                await self._record(tx, "registered", user_id=user.id, role=role)
-                return user_info(user)
-        except IntegrityError as error:
-            # The driver's text quotes the row.
-            if getattr(error.orig, "sqlstate", None) != "23505":
-                raise
-            raise ConflictError("The tenant has a user with this email already.") from None
+        async with self._db.tenant(tenant_id) as tx:
+            user = await _insert(tx, email=canonical, name=name, role=role, hashed_password=hashed)
+            await self._record(tx, "registered", user_id=user.id, role=role)
+            return user_info(user)
 
     async def users(self, tenant_id: UUID | str) -> list[UserInfo]:
         """Return a tenant's users in the order of their emails."""
@@ -142,7 +140,7 @@ class Users(Core):
             prepared = prepare(current)
         except PasswordRefusedError:
             prepared, stored = b"", None
-        checked = await self._hashing.verify(
+        checked = await self.hashing.verify(
             stored if enabled else None, prepared, parameters=self._profile.hashing
         )
         if not checked.ok:
@@ -263,14 +261,14 @@ class Users(Core):
         prepared = await asyncio.to_thread(
             check_new, password, profile=self._profile, personal=known
         )
-        return await self._hashing.hash(prepared, self._profile.hashing)
+        return await self.hashing.hash(prepared, self._profile.hashing)
 
     async def _put_password(
         self,
         tx: TenantSession,
         user: User,
         hashed: str | None,
-        kind: str,
+        kind: EventKind,
         *,
         keep_session: str | None = None,
         origin: Origin = NOWHERE,
@@ -304,6 +302,34 @@ class Users(Core):
                 "This is the tenant's last owner who can sign in. Make somebody else an owner "
                 "first."
             )
+
+
+async def _insert(tx: TenantSession, **values: Any) -> User:
+    # ON CONFLICT, as a violation would quote the row, here and in the server's log.
+    made = (
+        insert(User)
+        .values(tenant_id=tx.tenant_id, **values)
+        .on_conflict_do_nothing(index_elements=["tenant_id", "email"])
+        .returning(User)
+    )
+    constraint = None
+    try:
+        user = await tx.scalar(made)
+    except IntegrityError as error:
+        constraint = str(getattr(_cause(error), "constraint_name", None))
+    # Outside of the handler, so that the driver's error does not hang on ours with the row.
+    if constraint is not None:
+        raise InvalidValueError(
+            f"The constraint {constraint} of the table users refuses this user. Change the email, "
+            "the name or the role."
+        )
+    if user is None:
+        raise ConflictError("The tenant has a user with this email already.")
+    return user
+
+
+def _cause(error: IntegrityError) -> BaseException | None:
+    return None if error.orig is None else error.orig.__cause__
 
 
 async def _forget_proofs(tx: TenantSession, user_id: UUID) -> None:
