@@ -9,6 +9,15 @@ from uuid import UUID
 from sqlalchemy import select
 
 from tenantry import Database, Settings, TenantSession
+from tenantry.auth import (
+    Auth,
+    IssuedApiKey,
+    Mail,
+    Principal,
+    SessionInfo,
+    SignedIn,
+    UserInfo,
+)
 from tenantry.schema import Widget, WidgetConfig
 from tenantry.tenancy.sessions import OperatorSession
 
@@ -35,3 +44,26 @@ async def rows(tx: TenantSession, widget_id: UUID) -> None:
     assert_type(widget, Widget)
     assert_type(widget.config, WidgetConfig)
     assert_type(widget.tenant_id, UUID)
+
+
+async def signing_in(db: Database, tenant_id: UUID) -> None:
+    async def send(mail: Mail) -> None:
+        assert_type(mail.token, str)
+
+    auth = Auth(db, send=send)
+    user = await auth.register(tenant_id, "ada@acme.example", "p", role="owner")
+    assert_type(user, UserInfo)
+    signed_in = await auth.sign_in(str(tenant_id), "ada@acme.example", "p", address="192.0.2.1")
+    assert_type(signed_in, SignedIn)
+    assert_type(signed_in.token, str)
+    assert_type(signed_in.session, SessionInfo)
+    assert_type(signed_in.user, UserInfo)
+    principal = await auth.validate(signed_in.token)
+    assert_type(principal, Principal)
+    assert_type(principal.tenant_id, UUID)
+    assert_type(principal.user_id, UUID | None)
+    assert_type(await auth.sessions(tenant_id, user.id), list[SessionInfo])
+    assert_type(await auth.revoke(tenant_id, user.id, signed_in.session.id), bool)
+    assert_type(await auth.revoke_all(tenant_id, user.id, except_session=None), int)
+    assert_type(await auth.issue_api_key(tenant_id), IssuedApiKey)
+    assert_type(await auth.authenticate_api_key("tnt_"), Principal)
