@@ -6,7 +6,7 @@ from datetime import datetime
 from ipaddress import IPv4Address, IPv6Address
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, delete, func, insert, select
+from sqlalchemy import ColumnElement, ScalarSelect, delete, func, insert, select
 
 from tenantry.auth import throttling
 from tenantry.auth.core import as_user_id, same_digest, user_info
@@ -194,8 +194,8 @@ def _good(token: Token, purpose: Purpose) -> tuple[ColumnElement[bool], ...]:
     )
 
 
-def _holder(token: Token, purpose: Purpose) -> Select[tuple[UUID]]:
-    return select(SingleUseToken.user_id).where(*_good(token, purpose))
+def _holder(token: Token, purpose: Purpose) -> ScalarSelect[UUID]:
+    return select(SingleUseToken.user_id).where(*_good(token, purpose)).scalar_subquery()
 
 
 def _read(text: str) -> Token:

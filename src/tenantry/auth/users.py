@@ -312,7 +312,7 @@ async def _insert(tx: TenantSession, **values: Any) -> User:
         .on_conflict_do_nothing(index_elements=["tenant_id", "email"])
         .returning(User)
     )
-    constraint = None
+    user, constraint = None, None
     try:
         user = await tx.scalar(made)
     except IntegrityError as error:
