@@ -11,7 +11,7 @@ from sqlalchemy import Delete, delete, func, select
 from tenantry.auth.core import Core, as_user_id, same_digest
 from tenantry.auth.origins import NOWHERE, Origin
 from tenantry.auth.principals import SessionInfo
-from tenantry.auth.tokens import read_token
+from tenantry.auth.tokens import read_id, read_token
 from tenantry.schema import AuthSession
 from tenantry.tenancy.sessions import TenantSession
 
@@ -42,6 +42,9 @@ class DeviceSessions(Core):
         Args:
             tenant_id: The tenant.
             user_id: Whose; for an id that no user has, the list is empty.
+
+        Raises:
+            UserUnknownError: ``user_id`` is no UUID.
         """
         async with self._db.tenant(tenant_id) as tx:
             rows = await tx.execute(
@@ -85,7 +88,7 @@ class DeviceSessions(Core):
         Returns:
             Whether the user had it.
         """
-        return bool(await self._revoke(tenant_id, user_id, AuthSession.id == str(session_id)[:128]))
+        return bool(await self._revoke(tenant_id, user_id, AuthSession.id == read_id(session_id)))
 
     async def revoke_all(
         self, tenant_id: UUID | str, user_id: UUID | str, *, except_session: str | None = None
@@ -95,12 +98,12 @@ class DeviceSessions(Core):
         Args:
             tenant_id: The tenant.
             user_id: Whose.
-            except_session: The id of one to keep: the caller's own.
+            except_session: The id of one to keep: the caller's own. Anything else keeps none.
 
         Returns:
             How many there were.
         """
-        others = () if except_session is None else (AuthSession.id != except_session,)
+        others = () if except_session is None else (AuthSession.id != read_id(except_session),)
         return await self._revoke(tenant_id, user_id, *others)
 
     async def _revoke(self, tenant_id: UUID | str, user_id: UUID | str, *conditions: Any) -> int:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -131,9 +131,7 @@ class SharedLookUp:
     async def close(self) -> None:
         """Close the connections. Whoever waits is told so."""
         self._closed = True
-        for _, future in self._waiting:
-            if not future.done():
-                future.set_exception(_closed())
+        _refuse(self._waiting, _closed())
         self._waiting.clear()
         for task in list(self._tasks):
             task.cancel()
@@ -177,15 +175,11 @@ class SharedLookUp:
             self._crowded = False
         try:
             await self._answer(held, batch)
-        except TenantryError as error:
-            for _, future in batch:
-                if not future.done():
-                    # One for each: a traceback grows on it in every task that raises it.
-                    future.set_exception(type(error)(*error.args))
         except asyncio.CancelledError:
-            for _, future in batch:
-                future.cancel()
+            _refuse(batch, _closed())  # by close(), and by nobody else
             raise
+        except Exception as error:  # noqa: BLE001 - or those who wait would wait for ever
+            _refuse(batch, error if isinstance(error, TenantryError) else _translated(error))
         finally:
             self._give_back(held)
 
@@ -234,17 +228,26 @@ class SharedLookUp:
     async def _send(self, held: _Held, statement: str, values: Sequence[Any]) -> list[Row]:
         if held.connection is None:
             held.connection = await self._connect()
+            self._refuse_when_closed()  # meanwhile: whoever fails drops the connection
         if self._pooled:
-            async with held.connection.transaction():
-                rows: list[Row] = await held.connection.fetch(
-                    statement, *values, timeout=self._timeout
-                )
+            # BEGIN and COMMIT have no timeout of their own.
+            async with asyncio.timeout(self._timeout), held.connection.transaction():
+                rows: list[Row] = await held.connection.fetch(statement, *values)
                 return rows
         prepared = held.prepared.get(statement)
         if prepared is None:
             prepared = await held.connection.prepare(statement, timeout=self._timeout)
             held.prepared[statement] = prepared
         return await prepared.fetch(*values, timeout=self._timeout)
+
+
+def _refuse(waiters: Iterable[Waiter], error: TenantryError) -> None:
+    for _, future in waiters:
+        if not future.done():
+            # One for each: a traceback grows on it in every task that raises it.
+            own = type(error)(*error.args)
+            own.__cause__ = error.__cause__
+            future.set_exception(own)
 
 
 def _closed() -> DatabaseUnavailableError:

@@ -64,8 +64,9 @@ def _address(given: Address | str | None) -> Address | None:
 
 
 def _user_agent(given: str | None) -> str | None:
-    # It is the client's to choose: what cannot be stored is cut off and not refused.
+    # It is the client's to choose: what cannot be stored, or would steer a terminal or begin a line
+    # in a log, is left out and not refused.
     if not given:
         return None
-    text = given[:_USER_AGENT_BYTES].replace("\x00", "").encode("utf-8", "ignore")
-    return text[:_USER_AGENT_BYTES].decode("utf-8", "ignore") or None
+    text = "".join(each for each in given[:_USER_AGENT_BYTES] if each.isprintable())
+    return text.encode()[:_USER_AGENT_BYTES].decode("utf-8", "ignore") or None

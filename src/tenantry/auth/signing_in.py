@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address
 from typing import NoReturn
 from uuid import UUID
@@ -18,7 +18,7 @@ from tenantry.auth.passwords import Verification, prepare
 from tenantry.auth.principals import SessionInfo, SignedIn
 from tenantry.auth.throttling import Attempt
 from tenantry.auth.tokens import Token, make_token, read_token
-from tenantry.errors import InvalidCredentialsError, PasswordRefusedError
+from tenantry.errors import BusyError, InvalidCredentialsError, PasswordRefusedError
 from tenantry.schema import AuthSession, KnownDevice, User
 from tenantry.tenancy.sessions import TenantSession
 
@@ -31,8 +31,7 @@ class _Found:
 
     attempt: Attempt
     user_id: UUID | None
-    stored: str | None
-    may_sign_in: bool
+    stored: str | None  # None as well where the user may not sign in
 
 
 class SigningIn(DeviceSessions):
@@ -76,27 +75,25 @@ class SigningIn(DeviceSessions):
         origin = Origin.of(address, user_agent)
         device = read_token(device_token)
         found = await self._find(tenant_id, email, origin, device)
-        checked = await self._check(found, password)
-        if not checked.ok:
-            await self._refuse(tenant_id, found, origin)
-        renewed = None
-        if checked.rehash:
-            renewed = await self.hashing.hash(prepare(password), self._profile.hashing)
-        async with self._db.tenant(tenant_id) as tx:
-            user = await self._unchanged_user(tx, found)
-            if user is None:
-                # Disabled, deleted or given another password while this one was being hashed.
-                await tx.rollback()
-                await self._refuse(tenant_id, found, origin)
-            if renewed is not None:
-                user.hashed_password = renewed
-            info = user_info(user)
-            await self._end_replaced(tx, read_token(replaces))
-            token, session = await self._open_session(tx, user.id, origin)
-            device_text = await self._know_device(tx, user.id, device, device_token)
-            await throttling.give_back(tx, found.attempt, profile=self._profile)
-            await self._record(tx, "sign_in", user_id=user.id, origin=origin, session=session.id)
-        return SignedIn(token=token, session=session, user=info, device_token=device_text)
+        while True:
+            renewed = await self._prove(tenant_id, found, password, origin)
+            async with self._db.tenant(tenant_id) as tx:
+                user = await self._enabled_user(tx, found.user_id)
+                if user is not None and user.hashed_password == found.stored:
+                    if renewed is not None:
+                        user.hashed_password = renewed
+                    info = user_info(user)
+                    await self._end_replaced(tx, read_token(replaces), origin)
+                    token, session = await self._open_session(tx, info.id, origin)
+                    device_text = await self._know_device(tx, info.id, device, device_token)
+                    await throttling.give_back(tx, found.attempt, profile=self._profile)
+                    await self._record(
+                        tx, "sign_in", user_id=info.id, origin=origin, session=session.id
+                    )
+                    return SignedIn(token, session, info, device_text)
+            # Disabled, deleted or given another password meanwhile: it opens nothing. Or another
+            # sign-in has hashed the same password anew: it does. The new hash can tell.
+            found = replace(found, stored=None if user is None else user.hashed_password)
 
     async def _find(
         self, tenant_id: UUID | str, email: str, origin: Origin, device: Token | None
@@ -121,16 +118,37 @@ class SigningIn(DeviceSessions):
                 )
             ).one_or_none()
         if row is None:
-            return _Found(attempt, None, None, may_sign_in=False)
-        return _Found(attempt, row.id, row.hashed_password, may_sign_in=row.disabled_at is None)
+            return _Found(attempt, None, None)
+        return _Found(attempt, row.id, row.hashed_password if row.disabled_at is None else None)
 
-    async def _check(self, found: _Found, password: str) -> Verification:
+    async def _prove(
+        self, tenant_id: UUID | str, found: _Found, password: str, origin: Origin
+    ) -> str | None:
+        """Return the hash to store instead of the old one, or None; raise on a wrong password."""
+        try:
+            checked = await self._check(found.stored, password)
+        except BusyError:
+            # Nothing was tried. That we are busy must not keep the owner out for longer.
+            async with self._db.tenant(tenant_id) as tx:
+                await throttling.give_back(
+                    tx, found.attempt, profile=self._profile, keep_address=True
+                )
+            raise
+        if not checked.ok:
+            await self._refuse(tenant_id, found, origin)
+        if not checked.rehash:
+            return None
+        try:
+            return await self.hashing.hash(prepare(password), self._profile.hashing)
+        except BusyError:
+            return None  # next time
+
+    async def _check(self, stored: str | None, password: str) -> Verification:
         try:
             prepared = prepare(password)
         except PasswordRefusedError:
             # No stored password is like that. The work is done all the same.
-            return await self.hashing.verify(None, b"", parameters=self._profile.hashing)
-        stored = found.stored if found.may_sign_in else None
+            stored, prepared = None, b""
         return await self.hashing.verify(stored, prepared, parameters=self._profile.hashing)
 
     async def _refuse(self, tenant_id: UUID | str, found: _Found, origin: Origin) -> NoReturn:
@@ -138,25 +156,23 @@ class SigningIn(DeviceSessions):
             await self._record(tx, "sign_in_failed", user_id=found.user_id, origin=origin)
         raise InvalidCredentialsError("Email and password do not match an account.")
 
-    async def _unchanged_user(self, tx: TenantSession, found: _Found) -> User | None:
+    async def _enabled_user(self, tx: TenantSession, user_id: UUID | None) -> User | None:
         return await tx.scalar(
             select(User)
-            .where(
-                User.id == found.user_id,
-                User.hashed_password == found.stored,
-                User.disabled_at.is_(None),
-            )
+            .where(User.id == user_id, User.disabled_at.is_(None))
             .with_for_update(key_share=True)
         )
 
-    async def _end_replaced(self, tx: TenantSession, old: Token | None) -> None:
+    async def _end_replaced(self, tx: TenantSession, old: Token | None, origin: Origin) -> None:
         # Whoever's it was: another user may share the browser.
-        if old is not None and old.tenant == str(tx.tenant_id):
-            await tx.execute(
-                delete(AuthSession).where(
-                    AuthSession.id == old.id, same_digest(AuthSession.secret_hash, old.hash)
-                )
-            )
+        if old is None or old.tenant != str(tx.tenant_id):
+            return
+        ended = delete(AuthSession).where(
+            AuthSession.id == old.id, same_digest(AuthSession.secret_hash, old.hash)
+        )
+        user_id = await tx.scalar(ended.returning(AuthSession.user_id))
+        if user_id is not None:
+            await self._record(tx, "sign_out", user_id=user_id, origin=origin, session=old.id)
 
     async def _open_session(
         self, tx: TenantSession, user_id: UUID, origin: Origin
@@ -181,7 +197,11 @@ class SigningIn(DeviceSessions):
         ).one()
         oldest = (
             select(AuthSession.id)
-            .where(AuthSession.user_id == user_id, AuthSession.id != token.id)
+            .where(
+                AuthSession.user_id == user_id,
+                AuthSession.id != token.id,
+                AuthSession.expires_at > func.now(),  # what has ended takes nobody's place
+            )
             .order_by(AuthSession.created_at.desc(), AuthSession.id)
             .offset(self._profile.max_sessions_per_user - 1)
         )

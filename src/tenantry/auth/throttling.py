@@ -5,18 +5,18 @@ from __future__ import annotations
 import math
 import secrets
 from dataclasses import dataclass
+from datetime import datetime
 from hashlib import sha256
-from typing import Final
+from typing import Final, NamedTuple
 
-from sqlalchemy import Text, bindparam, text, update
-from sqlalchemy.dialects.postgresql import BYTEA, INTERVAL
+from sqlalchemy import Text, bindparam, text
+from sqlalchemy.dialects.postgresql import BYTEA, INTERVAL, TIMESTAMP
 from sqlalchemy.dialects.postgresql import UUID as PG_UUID
 
 from tenantry.auth.origins import Origin
 from tenantry.auth.profiles import Profile
 from tenantry.auth.tokens import Token
 from tenantry.errors import ThrottledError
-from tenantry.schema import SignInThrottle
 from tenantry.tenancy.sessions import TenantSession
 
 __all__ = ["Attempt", "give_back", "take"]
@@ -44,7 +44,7 @@ _TAKE: Final = text("""
         ON CONFLICT (tenant_id, id) DO UPDATE
            SET free_at = greatest(t.free_at, clock_timestamp()) + :address_recovery
          WHERE t.free_at <= clock_timestamp() + :address_burst
-        RETURNING t.id
+        RETURNING t.id, t.free_at
     ), account AS (
         INSERT INTO sign_in_throttles AS t (tenant_id, id, free_at)
         SELECT :tenant, coalesce((SELECT d.id FROM device d), :account),
@@ -53,10 +53,14 @@ _TAKE: Final = text("""
         ON CONFLICT (tenant_id, id) DO UPDATE
            SET free_at = greatest(t.free_at, clock_timestamp()) + :account_recovery
          WHERE t.free_at <= clock_timestamp() + :account_burst
-        RETURNING t.id
+        RETURNING t.id, t.free_at
     )
-    SELECT (SELECT a.id FROM account a) AS account, (SELECT a.id FROM address a) AS address,
-           (SELECT d.id FROM device d) AS device
+    SELECT (SELECT d.id FROM device d) AS device,
+           account.id AS account, account.free_at AS account_until,
+           address.id AS address, address.free_at AS address_until
+      FROM (VALUES (1)) one (row)
+      LEFT JOIN account ON true
+      LEFT JOIN address ON true
 """).bindparams(
     bindparam("tenant", type_=PG_UUID),
     bindparam("email", type_=Text),
@@ -82,17 +86,35 @@ _WAIT: Final = text("""
 )
 
 
+# Of the time that an attempt takes to come back, what has not passed yet: what has passed was given
+# to others by then.
+_GIVE_BACK: Final = text("""
+    UPDATE sign_in_throttles t
+       SET free_at = t.free_at - least(:recovery, greatest(:until - clock_timestamp(), '0'))
+     WHERE t.tenant_id = :tenant AND t.id = :id
+""").bindparams(
+    bindparam("recovery", type_=INTERVAL), bindparam("until", type_=TIMESTAMP(timezone=True))
+)
+
+
+class Counted(NamedTuple):
+    """The row that an attempt is counted in, and when this attempt will have come back."""
+
+    id: str
+    until: datetime
+
+
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """What an attempt was counted for.
 
     Args:
-        keys: The rows that count it.
-        knows_device: Whether it came from a device that the account is known on.
+        address: None where none was given, and for a device that the account is known on.
+        account: The account's row, or that of such a device.
     """
 
-    keys: tuple[str, ...]
-    knows_device: bool
+    address: Counted | None
+    account: Counted
 
 
 async def take(
@@ -150,19 +172,29 @@ async def take(
             "Too many attempts. Wait, and try again.",
             retry_after_seconds=math.ceil(waited or profile.account_recovery.total_seconds()),
         )
-    keys = tuple(key for key in (taken.address, taken.account) if key is not None)
-    return Attempt(keys, knows_device=taken.device is not None)
+    by_address = Counted(taken.address, taken.address_until) if taken.address else None
+    return Attempt(by_address, Counted(taken.account, taken.account_until))
 
 
-async def give_back(tx: TenantSession, attempt: Attempt, *, profile: Profile) -> None:
-    """Take back what an attempt that succeeded was counted for."""
-    for key in attempt.keys:  # the address first, as when they were taken
-        by_address = key.startswith("address:")
-        back = profile.address_recovery if by_address else profile.account_recovery
+async def give_back(
+    tx: TenantSession, attempt: Attempt, *, profile: Profile, keep_address: bool = False
+) -> None:
+    """Take back what an attempt was counted for that succeeded, or that came to nothing.
+
+    Args:
+        tx: The tenant's session.
+        attempt: As `take` has returned it.
+        profile: The same as there.
+        keep_address: Whether it goes on to count for the address.
+    """
+    # The address first, as when they were taken.
+    counted = [(attempt.account, profile.account_recovery)]
+    if attempt.address is not None and not keep_address:
+        counted.insert(0, (attempt.address, profile.address_recovery))
+    for (id_, until), recovery in counted:
         await tx.execute(
-            update(SignInThrottle)
-            .where(SignInThrottle.id == key)
-            .values(free_at=SignInThrottle.free_at - back)
+            _GIVE_BACK,
+            {"tenant": tx.tenant_id, "id": id_, "until": until, "recovery": recovery},
         )
 
 

@@ -27,6 +27,7 @@ __all__ = [
     "make_api_key",
     "make_token",
     "read_api_key",
+    "read_id",
     "read_token",
 ]
 
@@ -36,7 +37,8 @@ API_KEY_PATTERN: Final = r"tnt_[0-9a-f]{32}_[0-9A-Za-z]{49}"
 _ID_BYTES: Final = 16
 _SECRET_BYTES: Final = 32
 _UUID: Final = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
-_TOKEN: Final = re.compile(rf"({_UUID})\.([A-Za-z0-9_-]{{22}})\.([A-Za-z0-9_-]{{43}})")
+_ID: Final = re.compile(r"[A-Za-z0-9_-]{22}")
+_TOKEN: Final = re.compile(rf"({_UUID})\.({_ID.pattern})\.([A-Za-z0-9_-]{{43}})")
 _TOKEN_LENGTH: Final = 36 + 1 + 22 + 1 + 43
 _API_KEY: Final = re.compile(r"tnt_([0-9a-f]{32})_(([0-9A-Za-z]{43})([0-9A-Za-z]{6}))")
 _API_KEY_LENGTH: Final = 4 + 32 + 1 + 49
@@ -84,6 +86,14 @@ def read_token(text: object) -> Token | None:
         return None
     tenant, id_, secret = found.groups()
     return Token(tenant, id_, sha256(secret.encode()).digest())
+
+
+def read_id(text: object) -> str:
+    """Return ``text`` if it can be the id of a token; else ``""``, which none has.
+
+    So that PostgreSQL is not given what it refuses as text, such as NUL.
+    """
+    return text if isinstance(text, str) and _ID.fullmatch(text) else ""
 
 
 def make_api_key(tenant_id: UUID) -> tuple[str, ApiKey]:
