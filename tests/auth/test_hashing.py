@@ -124,6 +124,9 @@ async def test_cancelled_while_waiting_is_gone_at_once(pool: HashingPool, gate: 
 
 async def test_cancelled_while_hashing_frees_nothing_yet(pool: HashingPool, gate: Gate) -> None:
     """A caller who is gone still holds the permit, until the thread with the memory has ended."""
+    complaints: list[object] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: complaints.append(context))
     first, second = await ask(pool, b"1", b"2")
     await until(lambda: gate.started == [b"1"])
     first.cancel()
@@ -135,6 +138,8 @@ async def test_cancelled_while_hashing_frees_nothing_yet(pool: HashingPool, gate
     gate.open.release(2)
     assert await second
     assert gate.started == [b"1", b"2"]
+    loop.set_exception_handler(None)
+    assert complaints == []
 
 
 async def test_cancelled_when_the_turn_has_come(pool: HashingPool, gate: Gate) -> None:
