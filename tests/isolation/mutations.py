@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.isolation.mutation import on
 from tests.isolation.mutations_of_code import FUNCTIONS, VIEWS
+from tests.isolation.mutations_of_look_ups import LOOK_UPS
 from tests.isolation.mutations_of_rights import GRANTS, OWNERS, ROLES, ROW_SECURITY, SETTINGS
 from tests.isolation.mutations_of_tables import KEYS, TABLES
 from tests.isolation.mutations_roundabout import ROUNDABOUT
@@ -44,5 +45,6 @@ MUTATIONS = [
     *VIEWS,
     *TABLES,
     *FUNCTIONS,
+    *LOOK_UPS,
     *ROUNDABOUT,
 ]

@@ -100,8 +100,7 @@ class Table:
         given = {
             name: row[name]
             for name in row
-            if not self.columns[name].generated
-            and (name in self.insertable or not self.insertable)
+            if not self.columns[name].generated and (name in self.insertable or not self.insertable)
         }
         marks = [f"${i}::text::{self.columns[name].type}" for i, name in enumerate(given, 1)]
         names = ", ".join(map(quote, given))
@@ -253,10 +252,8 @@ async def read_tables(connection: asyncpg.Connection) -> dict[str, Table]:
                 table.key = row["columns"]
     for row in await connection.fetch(_RIGHTS, list(by_oid), APP_ROLE):
         table = by_oid[row["oid"]]
-        if row["insertable"]:
-            table.insertable.add(row["name"])
-        if row["updatable"]:
-            table.updatable.add(row["name"])
+        table.insertable |= {row["name"]} if row["insertable"] else set()
+        table.updatable |= {row["name"]} if row["updatable"] else set()
     for table in by_oid.values():
         table.tenant_column = "tenant_id" if "tenant_id" in table.columns else "id"
     return {table.name: table for table in by_oid.values()}

@@ -8,7 +8,7 @@ from typing import Final
 from tenantry.ops.audit.report import Finding
 from tenantry.ops.audit.static.ground import ABOVE, POWERFUL, Ground
 from tenantry.ops.audit.static.snapshot import Membership, Setting
-from tenantry.schema.row_security import APP_ROLE, OWNER_ROLE
+from tenantry.schema.row_security import APP_ROLE, AUTH_ROLE, OWNER_ROLE
 from tenantry.tenancy.catalog import quote
 
 __all__ = ["attributes", "memberships", "settings"]
@@ -82,6 +82,11 @@ def memberships(ground: Ground) -> Iterator[Finding]:
             why = _reason(ground, each.role)
             if why is None:
                 continue
+        elif _only_looks_up(ground, each):
+            why = (
+                f"{each.role} reads the sessions and keys of all tenants for the functions that "
+                "look them up. Nobody needs to become it but who migrates."
+            )
         elif _stands_above(ground, each):
             why = (
                 f"{each.member} logs in and sees more than one tenant in every statement. Whoever "
@@ -95,6 +100,17 @@ def memberships(ground: Ground) -> Iterator[Finding]:
 def _makes_roles(ground: Ground, each: Membership) -> bool:
     member = ground.snapshot.roles[each.member]
     return member.superuser or member.creates_roles
+
+
+def _only_looks_up(ground: Ground, each: Membership) -> bool:
+    """Return whether a role that does not migrate can become the owner of the look-ups."""
+    return (
+        ground.scope.is_ours
+        and each.role == AUTH_ROLE
+        and not _makes_roles(ground, each)
+        and each.member != ground.snapshot.database.session_role
+        and OWNER_ROLE not in ground.above(each.member)
+    )
 
 
 def _stands_above(ground: Ground, each: Membership) -> bool:

@@ -234,9 +234,11 @@ def our_functions(ground: Ground) -> Iterator[Finding]:
     """The functions in schema ``tenantry`` are ours, and as we made them."""
     if not ground.scope.is_ours:
         return
-    found = {each.signature: each for each in ground.snapshot.functions if _is_ours(ground, each)}
+    found = {
+        _call(each.signature): each for each in ground.snapshot.functions if _is_ours(ground, each)
+    }
     for declared in FUNCTIONS:
-        actual = found.pop(declared.signature, None)
+        actual = found.pop(_call(declared.signature), None)
         difference = _difference(declared, actual) if actual else "is missing"
         if difference:
             yield Finding(
@@ -247,16 +249,23 @@ def our_functions(ground: Ground) -> Iterator[Finding]:
                 "wall at once.",
                 _restore(declared, actual),
             )
-    for signature, function in sorted(found.items()):
+    for _, function in sorted(found.items()):
         if function.extension:
             continue
         yield Finding(
             _subject(function),
             "function-undeclared",
-            f"{signature} is in schema tenantry, and not tenantry's.",
+            f"{function.signature} is in schema tenantry, and not tenantry's.",
             "The schema holds what the walls are made of, and everybody may look into it.",
-            f"DROP {function.kind} {signature};",
+            f"DROP {function.kind} {function.signature};",
         )
+
+
+def _call(signature: str) -> str:
+    """Return a signature without the names of its arguments, by which nothing is told apart."""
+    name, _, arguments = signature.rstrip(")").partition("(")
+    types = [each.split()[-1] for each in arguments.split(",") if each]
+    return f"{name}({', '.join(types)})"
 
 
 def _restore(declared: SqlFunction, actual: Function | None) -> str:
@@ -271,8 +280,28 @@ def _restore(declared: SqlFunction, actual: Function | None) -> str:
     body = re.sub(r"^--.*\n", "", declared.sql, flags=re.MULTILINE).strip()
     if actual is None:
         return mending.lines([body, owner])
+    if not _same_shape(declared, actual):
+        # CREATE OR REPLACE refuses another result or other names of arguments.
+        return mending.lines([f"DROP {actual.kind} {_call(actual.signature)};", body, owner])
     # First, because what a former owner could do without a grant is gone with the owner.
     return mending.lines([owner, revoke if extra else "", body])
+
+
+_RESULT: Final = re.compile(r"\bRETURNS\s+(.+?)\s+LANGUAGE\b", re.IGNORECASE | re.DOTALL)
+
+
+def _same_shape(declared: SqlFunction, actual: Function) -> bool:
+    result = _RESULT.search(declared.sql)
+    wanted = result.group(1).replace("timestamptz", "timestamp with time zone") if result else ""
+    return (
+        actual.kind == "FUNCTION"
+        and actual.signature == declared.signature
+        and _squeezed(actual.result) == _squeezed(wanted)
+    )
+
+
+def _squeezed(text: str) -> str:
+    return re.sub(r"\s*([(),])\s*", r"\1", " ".join(text.split()))
 
 
 _OPTION: Final = re.compile(
@@ -298,6 +327,7 @@ def _difference(declared: SqlFunction, actual: Function) -> str | None:
     settings = {name: _listed(value) for name, value in _SETTING.findall(_DOLLARS.sub("", sql))}
     given = dict(each.split("=", 1) for each in actual.config)
     answers = {
+        "has other arguments or another result": not _same_shape(declared, actual),
         "has another owner": actual.owner != declared.owner,
         "is LEAKPROOF": actual.leakproof,
         "has another volatility": actual.volatility != wanted,

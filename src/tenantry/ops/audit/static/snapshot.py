@@ -240,7 +240,10 @@ class Relation:
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """A function, procedure or aggregate; ``executors`` end in ``*`` where they may grant it."""
+    """A function, procedure or aggregate; ``executors`` end in ``*`` where they may grant it.
+
+    ``result`` names the columns too that come back, ``returns`` is a type.
+    """
 
     oid: int
     schema: str
@@ -255,6 +258,7 @@ class Function:
     volatility: str
     parallel: str
     returns: str
+    result: str
     config: Sequence[str]
     body: str
     is_bound: bool

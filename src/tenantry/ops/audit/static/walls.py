@@ -181,17 +181,8 @@ def _on_its_own(ground: Ground, table: Relation) -> Iterator[Finding]:
 
 
 def _of_ours(ground: Ground, table: Relation) -> Iterator[Finding]:
-    declared = ground.declared.get(table.key)
-    look_ups = {
-        each.name
-        for each in (declared.row_security.policies if declared and declared.row_security else ())
-        if set(each.roles) == {AUTH_ROLE}
-    }
     for policy in table.policies:
-        # Whether a declared one is still what is declared is compared elsewhere.
         roles = {OWNER_ROLE, AUTH_ROLE} & set(policy.roles)
-        if policy.name in look_ups and roles == set(policy.roles) == {AUTH_ROLE}:
-            continue
         if policy.permissive and roles and judge(ground, table, policy) is not None:
             yield Finding(
                 f"table {table.name}",
