@@ -36,4 +36,4 @@ def scratch(prefix: str) -> Path:
 
 def in_memory(folder: str) -> bool:
     """Whether a server's data folder is on a file system in memory."""
-    return Path(folder).is_relative_to(_MEMORY)
+    return Path(folder).resolve().is_relative_to(_MEMORY)
