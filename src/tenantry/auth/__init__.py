@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from tenantry.auth.auth import Auth
+from tenantry.auth.cleaning import delete_expired
+from tenantry.auth.events import EventKind
 from tenantry.auth.hashing import HashingPool
 from tenantry.auth.mail import Mail
 from tenantry.auth.principals import IssuedApiKey, Principal, SessionInfo, SignedIn, UserInfo
@@ -15,6 +17,7 @@ __all__ = [
     "STRICT",
     "Argon2Parameters",
     "Auth",
+    "EventKind",
     "HashingPool",
     "IssuedApiKey",
     "Mail",
@@ -23,4 +26,5 @@ __all__ = [
     "SessionInfo",
     "SignedIn",
     "UserInfo",
+    "delete_expired",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Final
 from uuid import UUID
 
 from sqlalchemy import case, func, null, select, update
@@ -14,6 +15,8 @@ from tenantry.errors import InvalidValueError, TenantUnknownError
 from tenantry.schema import Tenant
 
 __all__ = ["ApiKeys"]
+
+_LONGEST_GRACE: Final = timedelta(days=366)
 
 
 class ApiKeys(Core):
@@ -36,11 +39,13 @@ class ApiKeys(Core):
 
         Raises:
             TenantUnknownError: There is no such tenant.
-            InvalidValueError: ``grace`` is negative.
+            InvalidValueError: ``grace`` is negative, or longer than a year.
         """
         grace = self._profile.api_key_grace if grace is None else grace
-        if grace < timedelta(0):
-            raise InvalidValueError(f"grace is {grace}; a duration of at least 0 is required.")
+        if not timedelta(0) <= grace <= _LONGEST_GRACE:
+            raise InvalidValueError(
+                f"grace is {grace}; a duration of 0 to {_LONGEST_GRACE.days} days is required."
+            )
         async with self._db.tenant(tenant_id) as tx:
             text, key = make_api_key(tx.tenant_id)
             issued = await tx.execute(
