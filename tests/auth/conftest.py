@@ -70,6 +70,13 @@ class WatchedPool(HashingPool):
         finally:
             self._gate.set()
 
+    async def reached_by(self, count: int) -> None:
+        """Return when so many have asked for `verify`."""
+        async with asyncio.timeout(20):
+            while self.verified < count:
+                self.reached.clear()
+                await self.reached.wait()
+
     async def _wait(self) -> None:
         self.reached.set()
         await self._gate.wait()
