@@ -92,7 +92,7 @@ async def test_what_they_give_back_is_never_a_digest(built: House) -> None:
 
 
 TEMPORARY = "GRANT TEMPORARY ON DATABASE {database} TO tenantry_app"
-OPEN = "CREATE SCHEMA mine AUTHORIZATION tenantry_app"
+OPEN = "CREATE SCHEMA mine AUTHORIZATION tenantry_app; GRANT USAGE ON SCHEMA mine TO PUBLIC"
 SHADOWS = {
     "temporary tables": (
         "CREATE TEMP TABLE sessions AS SELECT $1::uuid AS tenant_id; CREATE TEMP TABLE users ();"
