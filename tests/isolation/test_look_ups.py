@@ -227,6 +227,22 @@ async def test_the_key_before_ends_with_its_grace(built: House) -> None:
         )
 
 
+async def test_a_transaction_does_not_stop_the_clock(built: House) -> None:
+    """What has ended since the caller's transaction began is over in it, too."""
+    await built.add(built.a, "ending")
+    async with built.app.transaction():
+        assert len(await built.validated(built.a, "ending", built.secret(built.a, "ending"))) == 1
+        assert len(await built.opened(built.b, built.secret(built.b, "old key"))) == 1
+        await built.admin.execute("UPDATE sessions SET expires_at = now() WHERE id = 'ending'")
+        await built.admin.execute("UPDATE tenants SET previous_api_key_expires_at = now()")
+        assert await built.validated(built.a, "ending", built.secret(built.a, "ending")) == []
+        assert await built.opened(built.b, built.secret(built.b, "old key")) == []
+    await built.admin.execute(
+        "UPDATE tenants SET previous_api_key_expires_at = now() + interval '1 day'"
+        " WHERE previous_api_key IS NOT NULL"
+    )
+
+
 async def test_the_clock_is_the_databases(built: House) -> None:
     """No setting of the caller's moves the time by which sessions end."""
     await built.add(built.a, "yesterday", expires_at="now() - interval '1 minute'")

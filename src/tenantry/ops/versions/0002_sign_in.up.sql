@@ -154,7 +154,8 @@ SET LOCAL ROLE tenantry_auth;
 --
 -- A session that is used is renewed, at most once in an hour, or in a sixth of its idle timeout
 -- where that is shorter; never past its absolute end, and not on a replica. What another
--- transaction holds is not waited for: it is renewed next time, or was revoked.
+-- transaction holds is not waited for: it is renewed next time, or was revoked. The time is that of
+-- the statement: a transaction that began before a session's end does not outlive it.
 --
 -- The digests are compared in a form that a caller can neither foresee nor shape, hashed anew
 -- with random bytes: how long the comparison takes says nothing about the digest that is stored.
@@ -171,13 +172,13 @@ DECLARE
     renewed timestamptz;
 BEGIN
     SELECT s.user_id, u.role, s.created_at, s.expires_at,
-           s.last_seen_at < now() - least(interval '1 hour', s.idle_timeout / 6)
+           s.last_seen_at < statement_timestamp() - least(interval '1 hour', s.idle_timeout / 6)
       INTO user_id, role, signed_in_at, expires_at, is_due
       FROM public.sessions s
       JOIN public.users u ON u.tenant_id = s.tenant_id AND u.id = s.user_id
      WHERE s.tenant_id = tenant AND s.id = session
        AND sha256(salt || s.secret_hash) = sha256(salt || hash)
-       AND s.expires_at > now() AND s.absolute_expires_at > now()
+       AND s.expires_at > statement_timestamp() AND s.absolute_expires_at > statement_timestamp()
        AND u.disabled_at IS NULL;
     IF NOT FOUND THEN
         RETURN;
@@ -190,8 +191,8 @@ BEGIN
                FOR NO KEY UPDATE SKIP LOCKED
         )
         UPDATE public.sessions s
-           SET last_seen_at = now(),
-               expires_at = least(now() + s.idle_timeout, s.absolute_expires_at)
+           SET last_seen_at = statement_timestamp(),
+               expires_at = least(statement_timestamp() + s.idle_timeout, s.absolute_expires_at)
           FROM free
          WHERE s.tenant_id = free.tenant_id AND s.id = free.id
         RETURNING s.expires_at INTO renewed;
@@ -224,7 +225,7 @@ DECLARE
 BEGIN
     RETURN QUERY
     SELECT asked.place, s.user_id, u.role, s.created_at, s.expires_at,
-           s.last_seen_at < now() - least(interval '1 hour', s.idle_timeout / 6)
+           s.last_seen_at < statement_timestamp() - least(interval '1 hour', s.idle_timeout / 6)
       FROM unnest(tenants, sessions, hashes) WITH ORDINALITY asked (tenant, id, hash, place)
      CROSS JOIN LATERAL (
                SELECT s.user_id, s.tenant_id, s.secret_hash, s.created_at, s.expires_at,
@@ -238,7 +239,7 @@ BEGIN
                 WHERE u.tenant_id = s.tenant_id AND u.id = s.user_id
                 LIMIT 1) u
      WHERE sha256(salt || s.secret_hash) = sha256(salt || asked.hash)
-       AND s.expires_at > now() AND s.absolute_expires_at > now()
+       AND s.expires_at > statement_timestamp() AND s.absolute_expires_at > statement_timestamp()
        AND u.disabled_at IS NULL;
 END
 $$;
@@ -269,7 +270,7 @@ BEGIN
      WHERE t.id = tenant
        AND (sha256(salt || t.api_key) = given
             OR sha256(salt || t.previous_api_key) = given
-               AND t.previous_api_key_expires_at > now());
+               AND t.previous_api_key_expires_at > statement_timestamp());
 END
 $$;
 
@@ -299,7 +300,7 @@ BEGIN
                 LIMIT 1) t
      WHERE sha256(salt || t.api_key) = sha256(salt || asked.hash)
         OR sha256(salt || t.previous_api_key) = sha256(salt || asked.hash)
-           AND t.previous_api_key_expires_at > now();
+           AND t.previous_api_key_expires_at > statement_timestamp();
 END
 $$;
 

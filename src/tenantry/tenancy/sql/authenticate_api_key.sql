@@ -21,7 +21,7 @@ BEGIN
      WHERE t.id = tenant
        AND (sha256(salt || t.api_key) = given
             OR sha256(salt || t.previous_api_key) = given
-               AND t.previous_api_key_expires_at > now());
+               AND t.previous_api_key_expires_at > statement_timestamp());
 END
 $$;
 

@@ -21,7 +21,7 @@ BEGIN
                 LIMIT 1) t
      WHERE sha256(salt || t.api_key) = sha256(salt || asked.hash)
         OR sha256(salt || t.previous_api_key) = sha256(salt || asked.hash)
-           AND t.previous_api_key_expires_at > now();
+           AND t.previous_api_key_expires_at > statement_timestamp();
 END
 $$;
 

@@ -18,7 +18,7 @@ DECLARE
 BEGIN
     RETURN QUERY
     SELECT asked.place, s.user_id, u.role, s.created_at, s.expires_at,
-           s.last_seen_at < now() - least(interval '1 hour', s.idle_timeout / 6)
+           s.last_seen_at < statement_timestamp() - least(interval '1 hour', s.idle_timeout / 6)
       FROM unnest(tenants, sessions, hashes) WITH ORDINALITY asked (tenant, id, hash, place)
      CROSS JOIN LATERAL (
                SELECT s.user_id, s.tenant_id, s.secret_hash, s.created_at, s.expires_at,
@@ -32,7 +32,7 @@ BEGIN
                 WHERE u.tenant_id = s.tenant_id AND u.id = s.user_id
                 LIMIT 1) u
      WHERE sha256(salt || s.secret_hash) = sha256(salt || asked.hash)
-       AND s.expires_at > now() AND s.absolute_expires_at > now()
+       AND s.expires_at > statement_timestamp() AND s.absolute_expires_at > statement_timestamp()
        AND u.disabled_at IS NULL;
 END
 $$;
