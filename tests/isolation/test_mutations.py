@@ -122,6 +122,8 @@ async def test_an_administrator_of_a_managed_service_is_not_the_application(
         "ALTER TABLE messages ADD CONSTRAINT short CHECK (length(content) < 100000)",
         "CREATE EXTENSION pg_stat_statements; CREATE EXTENSION btree_gin; CREATE EXTENSION citext",
         "CREATE ROLE audit_web LOGIN; GRANT tenantry_app TO audit_web",
+        "CREATE ROLE audit_migrator LOGIN; GRANT tenantry_owner, tenantry_auth, tenantry_operator"
+        " TO audit_migrator WITH SET TRUE, INHERIT FALSE",
         "CREATE TYPE mood AS ENUM ('good', 'bad'); CREATE DOMAIN email AS text CHECK (VALUE ~ '@')",
         "CREATE FUNCTION hello(text) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT $1'",
         "CREATE FUNCTION bind(one uuid) RETURNS text LANGUAGE sql"

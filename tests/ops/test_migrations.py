@@ -165,6 +165,32 @@ async def test_a_killed_migrator_leaves_the_old_version(
     assert await versions(urls.admin) == [SCHEMA_REVISION, "slow"]
 
 
+async def test_sessions_from_before_signing_in_keep_their_time(
+    urls: Urls, admin: asyncpg.Connection, tmp_path: Path
+) -> None:
+    """What was stored before 0002 passes the checks that it brings; own migrations stay beside."""
+    (tmp_path / "slow.py").write_text(SLOW)
+    project = Project(migrations=tmp_path)
+    assert await migrate(urls.admin, project=project) == ["slow"]
+    newer = await downgrade(urls.admin, target="tenantry_0001", project=project)
+    assert await versions(urls.admin) == ["slow"]
+    await admin.execute(
+        "INSERT INTO tenants (id, name, slug, api_key) VALUES"
+        " ('00000000-0000-0000-0000-00000000000a', 'Acme', 'acme', sha256('key'));"
+        " INSERT INTO users (tenant_id, email, name) SELECT id, 'a@acme.example', 'A' FROM tenants;"
+        " INSERT INTO sessions (tenant_id, id, user_id, secret_hash, expires_at)"
+        " SELECT tenant_id, days::text, id, sha256('x'), now() + days * interval '1 day'"
+        " FROM users, unnest(ARRAY[1, 300]) AS days"
+    )
+    assert await migrate(urls.admin, project=project) == newer[::-1]
+    lasting = "SELECT round(extract(epoch FROM absolute_expires_at - now()) / 86400) FROM sessions"
+    assert [row[0] for row in await admin.fetch(f"{lasting} ORDER BY 1")] == [30, 300]
+    found = "SELECT * FROM tenantry.validate_session((SELECT id FROM tenants), '300', sha256('x'))"
+    assert len(await admin.fetch(found)) == 1
+    assert await admin.fetch("SELECT FROM pg_constraint WHERE NOT convalidated") == []
+    assert await drift.check(urls.admin) == ["table half is not declared"]
+
+
 @pytest.mark.parametrize(
     ("statement", "message"),
     [

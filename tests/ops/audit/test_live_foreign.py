@@ -395,6 +395,34 @@ async def test_rights_on_single_columns_are_enough_to_cross(
     assert {operation for _, operation in crossed(cells)} == {"delete", "no tenant"}
 
 
+BOUND = "coalesce(current_setting('app.tenant', true), '') <> ''"
+
+
+@pytest.mark.parametrize(
+    ("made", "column", "expected"),
+    [
+        (f"CREATE DOMAIN note AS text CHECK ({BOUND})", "a note NOT NULL", set()),
+        ("SELECT 1", f"a text NOT NULL CHECK ({BOUND})", {"no tenant"}),
+    ],
+    ids=["domain", "table"],
+)
+async def test_what_refuses_before_the_policy_is_not_past_it(
+    estate: Estate, boss: asyncpg.Connection, made: str, column: str, expected: set[str]
+) -> None:
+    """A domain is asked while a value is read, before any policy; a table's check after them.
+
+    Where the policy lets inserts without a tenant through, only the check of the table shows it.
+    """
+    await boss.execute(made)
+    await boss.execute(estate.table("notes", column))
+    cells, _ = await attack(estate.url, "public.notes", scope=estate.scope)
+    assert crossed(cells) == set()
+    await boss.execute(f"CREATE POLICY wide ON notes FOR INSERT TO {estate.app}"
+                       f" WITH CHECK (NOT ({BOUND}))")  # fmt: skip
+    cells, _ = await attack(estate.url, "public.notes", scope=estate.scope)
+    assert {operation for _, operation in crossed(cells)} == expected
+
+
 async def test_a_role_that_row_security_does_not_bind_crosses_everywhere(
     estate: Estate, boss: asyncpg.Connection
 ) -> None:
