@@ -24,7 +24,7 @@ demo: setup ## Show tenant isolation on a PostgreSQL of its own
 
 test: setup ## Run the tests, with coverage of at least 90 %
 	@sh scripts/pgbouncer >/dev/null
-	$(bin)/python -m pytest -n $(JOBS) --cov --cov-report=term-missing:skip-covered $(ARGS)
+	$(bin)/python -m pytest -n $(JOBS) --dist worksteal --cov --cov-report=term-missing:skip-covered $(ARGS)
 
 check: check-style check-types check-imports check-requirements check-migrations check-docs ## Run every gate but the tests
 	@echo "All gates passed."
