@@ -7,8 +7,11 @@ import json
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
+from uuid import UUID
 
 import typer
 from rich.console import Console
@@ -19,6 +22,7 @@ from sqlalchemy import URL
 from tenantry.database import Database
 from tenantry.errors import ConfigurationError, TenantryError
 from tenantry.ops.development import bring_up, bring_up_migrated
+from tenantry.ops.tenants import find_tenant
 from tenantry.settings import ADMIN_URL, Settings
 
 __all__ = [
@@ -26,10 +30,13 @@ __all__ = [
     "Json",
     "Migrations",
     "Models",
+    "TenantOption",
     "admin_url",
     "counted",
     "err",
+    "json_row",
     "open_database",
+    "open_tenant",
     "out",
     "print_json",
     "progress",
@@ -63,6 +70,8 @@ Migrations = Annotated[
     ),
 ]
 
+TenantOption = Annotated[str, typer.Option("--tenant", help="The tenant's slug or id.")]
+
 T = TypeVar("T")
 
 
@@ -94,6 +103,14 @@ def print_json(value: object) -> None:
     sys.stdout.write(json.dumps(value, default=str, ensure_ascii=False, indent=indent) + "\n")
 
 
+def json_row(row: Any) -> dict[str, Any]:
+    """Return a dataclass as what `print_json` takes; times as in ISO 8601."""
+    return {
+        name: value.isoformat() if isinstance(value, datetime) else value
+        for name, value in asdict(row).items()
+    }
+
+
 async def admin_url(*, migrated: bool = True) -> URL:
     """Return the administrator's URL, with the server up.
 
@@ -119,6 +136,17 @@ async def open_database() -> AsyncIterator[Database]:
     settings, _ = await bring_up_migrated(Settings.from_environment(), on_step=step)
     async with Database.connect(settings=settings) as database:
         yield database
+
+
+@asynccontextmanager
+async def open_tenant(slug: str) -> AsyncIterator[tuple[Database, UUID]]:
+    """Open the database, and find a tenant by its slug or id.
+
+    Raises:
+        TenantUnknownError: There is none.
+    """
+    async with open_database() as database:
+        yield database, (await find_tenant(database, slug)).id
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import typer
 from rich.text import Text
 
 from tenantry import __version__
-from tenantry.cli import db, knowledge, tenant
+from tenantry.cli import db, knowledge, session, tenant, user
 from tenantry.cli.audit import audit
 from tenantry.cli.console import err, out
 from tenantry.cli.demo import demo
@@ -33,6 +33,8 @@ app.command()(audit)
 app.command()(doctor)
 app.add_typer(db.app, name="db")
 app.add_typer(tenant.app, name="tenant")
+app.add_typer(user.app, name="user")
+app.add_typer(session.app, name="session")
 app.add_typer(knowledge.app, name="knowledge")
 
 

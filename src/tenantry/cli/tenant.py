@@ -1,21 +1,26 @@
-"""``tenantry tenant``: make and list tenants."""
+"""``tenantry tenant``: make and list tenants, and their API keys."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
+from tenantry.auth import Auth, IssuedApiKey
 from tenantry.cli import console
 from tenantry.cli.console import Json, out
+from tenantry.errors import InvalidValueError
 from tenantry.ops import tenants
 from tenantry.schema import Tenant
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Make and list tenants.", no_args_is_help=True)
+app = typer.Typer(help="Make and list tenants, and give them API keys.", no_args_is_help=True)
+
+Slug = Annotated[str, typer.Argument(help="The tenant's slug or id.")]
 
 
 @app.command()
@@ -60,6 +65,53 @@ def list_(*, as_json: Json = False) -> None:
             tenant.slug, tenant.name, str(tenant.id), f"{tenant.created_at:%Y-%m-%d %H:%M}"
         )
     out.print(table)
+
+
+@app.command("rotate-key")
+def rotate_key(
+    slug: Slug,
+    *,
+    grace: Annotated[
+        float | None,
+        typer.Option(
+            help="Hours for which the old key still works. Default: 24.",
+            min=0,
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Make a new API key, and print it and nothing else. It cannot be shown again."""
+    lasting = None if grace is None else _hours(grace)
+
+    async def work() -> IssuedApiKey:
+        async with console.open_tenant(slug) as (db, tenant_id):
+            return await Auth(db).issue_api_key(tenant_id, grace=lasting)
+
+    issued = console.run(work())
+    typer.echo(issued.key)
+    if issued.previous_expires_at is not None:
+        console.step(
+            f"the key before it works until {issued.previous_expires_at:%Y-%m-%d %H:%M %Z}"
+        )
+
+
+@app.command("revoke-key")
+def revoke_key(slug: Slug) -> None:
+    """Take the API key away, and the one before it."""
+
+    async def work() -> bool:
+        async with console.open_tenant(slug) as (db, tenant_id):
+            return await Auth(db).revoke_api_key(tenant_id)
+
+    had = console.run(work())
+    out.print("revoked" if had else "nothing to do: the tenant has no API key")
+
+
+def _hours(number: float) -> timedelta:
+    try:
+        return timedelta(hours=number)
+    except OverflowError:
+        raise InvalidValueError(f"--grace is {number}; a number of hours is required.") from None
 
 
 def _row(tenant: Tenant) -> dict[str, Any]:
