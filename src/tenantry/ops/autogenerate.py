@@ -98,14 +98,15 @@ def _compare_functions(context: AutogenContext, upgrade: UpgradeOps) -> Priority
         return PriorityDispatchResult.CONTINUE
     actual = read_functions(connection)
     declared = _declared_functions(connection)
+    # First, because one may differ from a declared one in the names of its arguments alone.
+    for signature in sorted(actual.keys() - declared.keys()):
+        was = actual[signature].definition
+        upgrade.ops.append(ReplaceFunctionOp(signature, "", was, "is not declared"))
     for function in FUNCTIONS:
         found = actual.get(function.signature)
         if found != declared[function.signature]:
             was = found.definition if found else ""
             upgrade.ops.append(ReplaceFunctionOp.of(function, was=was))
-    for signature in sorted(actual.keys() - declared.keys()):
-        was = actual[signature].definition
-        upgrade.ops.append(ReplaceFunctionOp(signature, "", was, "is not declared"))
     return PriorityDispatchResult.CONTINUE
 
 

@@ -285,6 +285,12 @@ class SetOwnerOp(SecurityOp):
         return replace(self, owner=self.was, was=self.owner)
 
 
+def _call(function: SqlFunction) -> str:
+    """Return a function's name and the types of its arguments, whatever those are called now."""
+    name, _, arguments = function.signature.rstrip(")").partition("(")
+    return f"{name}({', '.join(each.split()[-1] for each in arguments.split(','))})"
+
+
 FunctionProblem = Literal["is missing", "differs from what is declared", "is not declared"]
 
 
@@ -302,10 +308,13 @@ class ReplaceFunctionOp(SecurityOp):
     def of(cls, function: SqlFunction, *, was: str) -> ReplaceFunctionOp:
         """Make the operation that brings ``function`` back to what is declared."""
         problem: FunctionProblem = "differs from what is declared" if was else "is missing"
+        # Whatever somebody has made of a function of another role's, the owner of the schema may
+        # drop it, and nothing depends on it; the other role could replace only its own.
+        drop = "" if function.owner == OWNER_ROLE else f"DROP FUNCTION IF EXISTS {_call(function)};"
         return cls(
             function.signature,
-            function.script,
-            was=function.as_owner(f"{was};") if was else "",
+            f"{drop}\n{function.script}".lstrip(),
+            was=f"{drop}\n{function.as_owner(f'{was};')}".lstrip() if was else "",
             problem=problem,
         )
 
