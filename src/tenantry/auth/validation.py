@@ -17,18 +17,23 @@ from tenantry.tenancy.connecting import connect
 
 __all__ = ["Validation"]
 
+# The columns by name: a function of a newer tenantry may have more.
 _SESSION: Final = Question(
-    one="SELECT * FROM tenantry.validate_session($1, $2, $3)",
-    many="SELECT * FROM tenantry.validate_sessions($1, $2, $3)",
+    one="""
+        SELECT user_id, role, signed_in_at, expires_at
+          FROM tenantry.validate_session($1, $2, $3)""",
+    many="""
+        SELECT place, user_id, role, signed_in_at, expires_at, is_due
+          FROM tenantry.validate_sessions($1, $2, $3)""",
     again="""
-        SELECT asked.place, found.*
+        SELECT asked.place, found.user_id, found.role, found.signed_in_at, found.expires_at
           FROM unnest($1::uuid[], $2::text[], $3::bytea[])
                WITH ORDINALITY asked (tenant, id, hash, place)
          CROSS JOIN LATERAL tenantry.validate_session(asked.tenant, asked.id, asked.hash) found""",
 )
 _API_KEY: Final = Question(
-    one="SELECT * FROM tenantry.authenticate_api_key($1, $2)",
-    many="SELECT * FROM tenantry.authenticate_api_keys($1, $2)",
+    one="SELECT expires_at FROM tenantry.authenticate_api_key($1, $2)",
+    many="SELECT place, expires_at FROM tenantry.authenticate_api_keys($1, $2)",
 )
 _SESSION_COLUMNS: Final = 4
 
