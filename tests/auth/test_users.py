@@ -434,3 +434,19 @@ async def test_a_deleted_user_is_gone_with_all_but_the_trail(
         await auth.validate(signed_in.token)
     assert await kinds(db, user.tenant_id) == ["registered", "sign_in", "user_deleted"]
     assert (await auth.register(user.tenant_id, EMAIL, PASSWORD)).id != user.id
+
+
+async def test_a_password_does_not_age(auth: Auth, ada: UserInfo, later: Later) -> None:
+    """After ten years it still opens the account: nobody has to change one for its age."""
+    await auth.sign_in(ada.tenant_id, EMAIL, PASSWORD)
+    await later(timedelta(days=3653))
+    await auth.sign_in(ada.tenant_id, EMAIL, PASSWORD)
+
+
+async def test_a_new_tenant_has_nobody_in_it(auth: Auth, tenants: TenantPair) -> None:
+    """No account that everybody knows of: the first is the one that is made."""
+    for tenant in tenants:
+        assert await auth.users(tenant.id) == []
+        for email in ("admin@acme.example", "root@acme.example", EMAIL):
+            with pytest.raises(InvalidCredentialsError):
+                await auth.sign_in(tenant.id, email, "admin")

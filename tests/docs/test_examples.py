@@ -28,7 +28,7 @@ _BLOCK = re.compile(
 _LINK = re.compile(r"(?<!\!)\[[^\]]+\]\((?P<target>[^)\s]+)\)")
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 _INLINE = re.compile(r"`([^`\n]+)`")
-_COMMAND = re.compile(r"tenantry(?P<words>(?: [a-z]+)+)(?P<rest>.*)")
+_COMMAND = re.compile(r"tenantry(?P<words>(?: [a-z][a-z-]*)+)(?P<rest>.*)")
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,8 @@ async def run(folder: Path, urls: Urls, *arguments: str) -> str:
 
 async def test_the_readme_and_the_quickstart_have_an_example_that_runs() -> None:
     """Nobody removes the mark by which the next test finds them."""
-    assert [block.page.name for block in RUNNABLE] == ["README.md", "quickstart.md"]
+    pages = ["README.md", "quickstart.md", "signing-in.md"]
+    assert [block.page.name for block in RUNNABLE] == pages
 
 
 @pytest.mark.parametrize("block", PYTHON, ids=str)
@@ -104,8 +105,9 @@ async def test_marked_examples_print_what_the_page_says(
     assert [tenant.slug for tenant in tenants] == ["acme", "globex"]
     (tmp_path / block.file).write_text(block.code, encoding="utf-8")
     command = ("-c", "from tenantry.cli import main; main()")
-    pushed = await run(tmp_path, urls, *command, "db", "push", "--models", block.file)
-    assert "FORCE ROW LEVEL SECURITY" in pushed
+    if "__tablename__" in block.code:
+        pushed = await run(tmp_path, urls, *command, "db", "push", "--models", block.file)
+        assert "FORCE ROW LEVEL SECURITY" in pushed
     printed = await run(tmp_path, urls, block.file)
     page = block.page.read_text(encoding="utf-8")
     after = page[page.index(block.code) + len(block.code) :]
