@@ -36,8 +36,6 @@ from tenantry.tenancy.inspection import require_supported
 from tests.conftest import Connect, Server, Urls
 from tests.ops.projects import NOTES, declare
 
-EVERYTHING = Project()
-
 
 async def dump(url: URL) -> str:
     """What `pg_dump --schema-only` prints, but for the two lines that hold a random word."""
@@ -299,6 +297,7 @@ async def test_reset_leaves_other_databases_alone(
     other = server.at(await server.create_database(template=template))
     try:
         admin = await connect(other)
+        await admin.execute(f"GRANT CONNECT ON DATABASE {other.database} TO tenantry_auth")
         before = (await admin.fetchval(rights), await dump(other))
         assert "tenantry.validate_session(" in before[1]
         await reset(urls.admin)
