@@ -314,11 +314,16 @@ async def test_guesses_at_the_current_password_are_throttled(
     await auth.change_password(ada.tenant_id, ada.id, PASSWORD, OTHER)
 
 
-async def test_a_disabled_user_changes_no_password(auth: Auth, ada: UserInfo) -> None:
-    """Not with the right one either, and the error is the same."""
+async def test_a_disabled_user_changes_no_password(
+    auth: Auth, ada: UserInfo, hashing: WatchedPool
+) -> None:
+    """Not with the right one either: the error and the work are those of a wrong one."""
     await auth.disable_user(ada.tenant_id, ada.id)
-    with pytest.raises(InvalidCredentialsError):
-        await auth.change_password(ada.tenant_id, ada.id, PASSWORD, OTHER)
+    for current in (PASSWORD, THIRD):
+        hashing.verified = hashing.hashed = 0
+        with pytest.raises(InvalidCredentialsError):
+            await auth.change_password(ada.tenant_id, ada.id, current, OTHER)
+        assert (hashing.verified, hashing.hashed) == (1, 0)
 
 
 Meanwhile = Callable[[Auth, UserInfo], Awaitable[object]]

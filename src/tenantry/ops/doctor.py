@@ -27,6 +27,7 @@ from tenantry.ops.diagnosis.configuration import (
     diagnose_session_settings,
 )
 from tenantry.ops.diagnosis.connection import diagnose_clock, diagnose_encryption, diagnose_pooler
+from tenantry.ops.diagnosis.expired import diagnose_expired_rows
 from tenantry.ops.diagnosis.history import diagnose_migrations
 from tenantry.ops.diagnosis.report import Diagnosis
 from tenantry.ops.diagnosis.roles import diagnose_administrator, diagnose_application_role
@@ -174,7 +175,10 @@ def _looks(patient: _Patient) -> list[tuple[str, AsyncConnection, Look]]:
             ("pools", app, lambda: _pools(app, patient)),
         ]
     if admin is not None:
-        looks.append(("administrator-role", admin, lambda: diagnose_administrator(admin)))
+        looks += [
+            ("administrator-role", admin, lambda: diagnose_administrator(admin)),
+            ("expired-rows", admin, lambda: diagnose_expired_rows(admin)),
+        ]
     if anybody is not None:
         looks.append(("server-settings", anybody, lambda: diagnose_server_settings(anybody)))
     return looks
