@@ -34,9 +34,10 @@ def test_the_version_is_printed(command: Command) -> None:
 
 def test_help_names_every_command(command: Command) -> None:
     """A newcomer finds the commands from --help."""
-    for arguments in (["--help"], ["db", "--help"], ["tenant", "--help"], ["knowledge", "--help"]):
-        assert command(*arguments).code == 0
-    assert all(word in command("--help").out for word in ("demo", "db", "tenant", "knowledge"))
+    groups = ("db", "tenant", "user", "session", "knowledge")
+    for group in groups:
+        assert command(group, "--help").code == 0
+    assert all(word in command("--help").out for word in ("demo", *groups))
 
 
 @pytest.mark.parametrize("role", ["app", "owner", "operator"])
