@@ -69,14 +69,17 @@ async def watched(urls: Urls, wire: Wire) -> AsyncIterator[Auth]:
         yield Auth(db, profile=TESTING, hashing=WatchedPool())
 
 
-async def waits(call: Any) -> tuple[int, Any]:
-    """Run a coroutine by hand; return how often it has waited for something, and its result."""
-    count = 0
+async def waits(auth: Auth, token: str) -> tuple[int, Any]:
+    """Validate by hand; return how often it has waited for something, and the result."""
+    count, call = 0, auth.validate(token).__await__()
     while True:
         try:
-            future = call.send(None)
+            future: Any = call.send(None)
         except StopIteration as end:
             return count, end.value
+        # Not one that is queued for another task to answer, in a later turn of the loop.
+        assert not auth._sessions._waiting
+        assert len(auth._sessions._idle) == 1
         count += 1
         future._asyncio_future_blocking = False
         await asyncio.wait([future])
@@ -89,7 +92,7 @@ async def test_one_round_trip_and_no_wait_before_it(
     await watched.validate(signed_in.token)
     for _ in range(3):
         wire.messages.clear()
-        count, principal = await waits(watched.validate(signed_in.token))
+        count, principal = await waits(watched, signed_in.token)
         assert isinstance(principal, Principal)
         assert wire.messages == [("sync", "")]
         assert count == 1
@@ -103,7 +106,7 @@ async def test_a_lone_one_is_asked_at_once_after_a_crowd(
         await outcomes(watched, signed_in.token, crowd)
         await watched.validate(signed_in.token)
         wire.messages.clear()
-        assert (await waits(watched.validate(signed_in.token)))[0] == 1
+        assert (await waits(watched, signed_in.token))[0] == 1
         assert wire.round_trips == 1
 
 
@@ -266,6 +269,34 @@ async def test_a_server_that_hangs(
             assert time.monotonic() - started < 4 * limit + 1
         way.passing = True
         assert await outcome(auth, signed_in.token) == signed_in.session.id
+        assert await outcomes(auth, signed_in.token, 20) == {signed_in.session.id}
+
+
+@pytest.mark.parametrize("pooler", [False, True])
+@pytest.mark.parametrize("callers", [1, 20])
+async def test_a_server_that_hangs_in_the_middle(
+    urls: Urls,
+    way: Gateway,
+    signed_in: SignedIn,
+    observer: asyncpg.Connection,
+    callers: int,
+    pooler: bool,
+) -> None:
+    """Once the statement is under way, too: behind a pooler, nothing waits for a ROLLBACK."""
+    settings = replace(
+        urls.settings, database_url=way.url, connect_timeout_seconds=0.5, pooler=pooler
+    )
+    async with Database.connect(settings=settings) as db:
+        auth = Auth(db, profile=TESTING, hashing=WatchedPool())
+        assert await outcomes(auth, signed_in.token, 20) == {signed_in.session.id}
+        async with observer.transaction():
+            await observer.execute("LOCK TABLE sessions")
+            calls = asyncio.create_task(outcomes(auth, signed_in.token, callers))
+            await asyncio.sleep(0.1)
+            way.passing = False
+            async with asyncio.timeout(5):
+                assert await calls == {"DatabaseUnavailableError"}
+        way.passing = True
         assert await outcomes(auth, signed_in.token, 20) == {signed_in.session.id}
 
 

@@ -230,9 +230,12 @@ class SharedLookUp:
             held.connection = await self._connect()
             self._refuse_when_closed()  # meanwhile: whoever fails drops the connection
         if self._pooled:
-            # BEGIN and COMMIT have no timeout of their own.
-            async with asyncio.timeout(self._timeout), held.connection.transaction():
+            # BEGIN and COMMIT have no timeout of their own. There is no ROLLBACK, for which a
+            # server that hangs would let us wait: whoever fails drops the connection.
+            async with asyncio.timeout(self._timeout):
+                await held.connection.execute("BEGIN")
                 rows: list[Row] = await held.connection.fetch(statement, *values)
+                await held.connection.execute("COMMIT")
                 return rows
         prepared = held.prepared.get(statement)
         if prepared is None:
