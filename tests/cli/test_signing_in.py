@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import select
 import subprocess
 import sys
 from pathlib import Path
@@ -62,6 +63,15 @@ async def test_a_user_is_made_with_a_password_from_stdin(
         await auth.sign_in(acme.id, user.email, PASSWORD)
 
 
+def seen(controller: int) -> bytes:
+    """What appears on the screen next; nothing once the program has ended."""
+    assert select.select([controller], [], [], 30)[0], "nothing appears"
+    try:
+        return os.read(controller, 1024)
+    except OSError:  # Linux says so at the end
+        return b""
+
+
 def typed(urls: Urls, folder: Path, *arguments: str, keys: tuple[str, ...]) -> tuple[int, str, str]:
     """Run a command on a terminal where somebody types; return its code, stdout and the screen."""
     controller, terminal = pty.openpty()
@@ -80,18 +90,16 @@ def typed(urls: Urls, folder: Path, *arguments: str, keys: tuple[str, ...]) -> t
     )
     os.close(terminal)
     screen = b""
-    for prompt, key in zip((b"Password: ", b"Once more: "), keys, strict=True):
-        while not screen.endswith(prompt):
-            screen += os.read(controller, 1024)
-        os.write(controller, f"{key}\n".encode())
-    out, _ = process.communicate(timeout=60)
-    while True:
-        try:
-            more = os.read(controller, 1024)
-        except OSError:  # Linux says so at the end
-            break
-        if not more:
-            break
+    try:
+        for prompt, key in zip((b"Password: ", b"Once more: "), keys, strict=True):
+            while not screen.endswith(prompt):
+                screen += (more := seen(controller))
+                assert more, screen
+            os.write(controller, f"{key}\n".encode())
+        out, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    while more := seen(controller):
         screen += more
     os.close(controller)
     return process.returncode, out.decode(), screen.decode()
