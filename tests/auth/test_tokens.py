@@ -42,9 +42,15 @@ def spoiled(token: str, other: str) -> Iterator[object]:
     yield f"{{{tenant}}}.{id_}.{secret}"
     yield from (token + "x" * 1_000_000, "x" * 1_000_000, "." * 1_000_000)
     # Digits and letters of other scripts, of the same length, that int() or casefold() would take.
-    yield "".join(chr(0xFF10 + int(each)) if each.isdecimal() else each for each in token)
-    yield "".join(chr(0x0660 + int(each)) if each.isdecimal() else each for each in token)
-    yield "".join(chr(ord(each) + 0xFEE0) if each.isascii() else each for each in token)
+    for zero in (0xFF10, 0x0660):
+        for part in (token, tenant, id_, secret):
+            digits = (chr(zero + int(each)) if each.isdecimal() else each for each in part)
+            if (strange := "".join(digits)) != part:
+                yield token.replace(part, strange)
+    yield "".join(chr(ord(each) + 0xFEE0) for each in token)
+    for at, each in enumerate(tenant):
+        if each.isalpha():
+            yield token[:at] + each.upper() + token[at + 1 :]
     yield from _swapped(token, other)
     yield _other_end(token)
 
@@ -112,7 +118,8 @@ async def test_bad_api_keys_are_refused(auth: Auth, signed_in: SignedIn) -> None
     st.one_of(
         st.text(max_size=200),
         st.text(alphabet=ALPHABET + ".", min_size=103, max_size=103),
-        st.from_regex(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\.[\w-]{22}\.[\w-]{43}"),
+        st.from_regex(r"[\w-]{22}", fullmatch=True).map(lambda id_: f"{TENANT}.{id_}{TOKEN[-44:]}"),
+        st.from_regex(r"[\w-]{43}", fullmatch=True).map(lambda secret: TOKEN[:60] + secret),
         st.tuples(st.integers(0, 102), st.characters()).map(
             lambda at: TOKEN[: at[0]] + at[1] + TOKEN[at[0] + 1 :]
         ),

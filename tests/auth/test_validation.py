@@ -14,7 +14,7 @@ from typing import Any
 
 import asyncpg
 import pytest
-from sqlalchemy import URL, make_url, select
+from sqlalchemy import URL, make_url, select, text
 
 from tenantry import Database, Settings
 from tenantry.auth import Auth, Principal, SignedIn
@@ -32,7 +32,7 @@ from tenantry.schema import AuthSession, Tenant
 from tenantry.schema.row_security import APP_ROLE
 from tests.auth.conftest import EMAIL, PASSWORD, Later, WatchedPool, another_auth
 from tests.auth.gateway import Gateway, gateway
-from tests.conftest import Connect, Server, Urls
+from tests.conftest import Server, Urls
 from tests.pgbouncer import pgbouncer
 from tests.places import scratch
 from tests.tenancy.wire import Wire, recorded
@@ -439,22 +439,33 @@ async def test_two_threads_with_a_loop_each(auth: Auth, urls: Urls, signed_in: S
 
 
 async def test_behind_pgbouncer(
-    server: Server, urls: Urls, signed_in: SignedIn, later: Later, connect: Connect
+    server: Server, urls: Urls, signed_in: SignedIn, later: Later
 ) -> None:
     """Over a server connection that changes hands: right answers, renewed, and revoked at once."""
     async with pgbouncer(server.url, connections=2) as url:
         pooled = url.set(username=urls.app.username, database=urls.app.database)
         settings = Settings(database_url=pooled, admin_url=urls.admin)
-        async with Database.connect(settings=settings) as db, another_auth(urls) as direct:
+        async with (
+            Database.connect(settings=settings) as db,
+            Database.connect(settings=settings) as same,
+        ):
             assert db.settings.pooler is True
             auth = Auth(db, profile=TESTING, hashing=WatchedPool())
+            neighbour = Auth(same, profile=TESTING, hashing=WatchedPool())
             mine = await auth.sign_in(signed_in.user.tenant_id, EMAIL, PASSWORD)
-            both = {mine.session.id, signed_in.session.id}
+            both, held = {mine.session.id, signed_in.session.id}, set()
             for _ in range(10):
                 calls = (outcome(auth, each.token) for each in (mine, signed_in) * 25)
-                neighbours = (outcome(direct, mine.token) for _ in range(5))
+                neighbours = (outcome(neighbour, mine.token) for _ in range(5))
                 assert set(await asyncio.gather(*calls, *neighbours)) == both
-                assert await outcome(auth, mine.token) == mine.session.id
+                for each in (auth, neighbour):
+                    assert await outcome(each, mine.token) == mine.session.id
+                # A transaction takes the connection that has just become free.
+                async with same.tenant(mine.user.tenant_id) as tx:
+                    await tx.execute(text("SELECT 1"))
+                    assert await outcome(auth, mine.token) == mine.session.id
+                held |= {each.connection for each in auth._sessions._all}
+            assert len(held) <= 2  # none had to be given up for what was prepared on it
             await later(timedelta(hours=2))
             before = (await auth.sessions(mine.user.tenant_id, mine.user.id))[0].expires_at
             renewed = (await auth.validate(mine.token)).expires_at
