@@ -82,7 +82,7 @@ async def ask(auth: Auth, case: Case) -> None:
 def is_at_rest(auth: Auth) -> bool:
     """Whether every connection has come back, and nobody waits."""
     return all(
-        len(each._idle) == len(each._all) and not each._waiting and not each._tasks
+        len(each._idle) == len(each._all) and not each._waiting and not each._served
         for each in (auth._sessions, auth._api_keys)
     )
 

@@ -331,13 +331,15 @@ async def test_a_device_token_opens_no_session(auth: Auth, ada: UserInfo) -> Non
         await auth.validate(signed_in.device_token)
 
 
-async def test_a_new_password_forgets_devices(narrow: Auth, ada: UserInfo) -> None:
-    """Who had the old password keeps no attempts of their own."""
+async def test_a_new_password_keeps_devices(narrow: Auth, ada: UserInfo) -> None:
+    """Whoever guesses at an account does not keep out the owner who has given it a new password."""
     device = (await narrow.sign_in(ada.tenant_id, EMAIL, PASSWORD)).device_token
     await narrow.set_password(ada.tenant_id, ada.id, new := "another fine day of may")
     await guesses(narrow, ada, NARROW.account_attempts)
     with pytest.raises(ThrottledError):
-        await narrow.sign_in(ada.tenant_id, EMAIL, new, device_token=device)
+        await narrow.sign_in(ada.tenant_id, EMAIL, new)
+    signed_in = await narrow.sign_in(ada.tenant_id, EMAIL, new, device_token=device)
+    assert signed_in.device_token == device
 
 
 async def test_nobody_waits_in_a_circle(

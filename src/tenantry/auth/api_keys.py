@@ -46,7 +46,7 @@ class ApiKeys(Core):
             raise InvalidValueError(
                 f"grace is {grace}; a duration of 0 to {_LONGEST_GRACE.days} days is required."
             )
-        async with self._db.tenant(tenant_id) as tx:
+        async with self._transaction(tenant_id) as tx:
             text, key = make_api_key(tx.tenant_id)
             issued = await tx.execute(
                 update(Tenant)
@@ -70,7 +70,7 @@ class ApiKeys(Core):
 
     async def revoke_api_key(self, tenant_id: UUID | str) -> bool:
         """Take a tenant's API keys away, the one in its grace too; return whether it had one."""
-        async with self._db.tenant(tenant_id) as tx:
+        async with self._transaction(tenant_id) as tx:
             had = await tx.scalar(
                 select(Tenant.id).where(
                     Tenant.api_key.is_not(None) | Tenant.previous_api_key.is_not(None)

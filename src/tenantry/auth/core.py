@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
 from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, LargeBinary, bindparam, func, insert, select
+from sqlalchemy.exc import TimeoutError as SQLAlchemyTimeoutError
 from sqlalchemy.orm import InstrumentedAttribute
 
 from tenantry.auth.events import EventKind
@@ -19,13 +21,17 @@ from tenantry.auth.origins import NOWHERE, Origin
 from tenantry.auth.principals import UserInfo
 from tenantry.auth.profiles import Profile
 from tenantry.database import Database
-from tenantry.errors import ConfigurationError, UserUnknownError
+from tenantry.errors import BusyError, ConfigurationError, UserUnknownError
 from tenantry.schema import SecurityEvent, User
 from tenantry.tenancy.sessions import TenantSession
 
 __all__ = ["Core", "as_user_id", "log", "same_digest", "user_info"]
 
 log: Final = logging.getLogger("tenantry.auth")
+
+
+_SENDING_SECONDS: Final = 10.0
+"""How long the end of the database waits for mails that are being sent."""
 
 
 class Core:
@@ -45,13 +51,41 @@ class Core:
         self._owns_hashing = hashing is None
         self._send = send
         self._errands: set[asyncio.Task[None]] = set()
+        # A storm of sign-ins leaves the better half of the pool to everybody else.
+        self._turns = asyncio.Semaphore(max(1, db.settings.pool_size // 2))
         db.on_close(self.close)
 
     async def close(self) -> None:
-        """Wait for mails that are being sent, and end the threads. The database's end calls it."""
-        await asyncio.gather(*self._errands, return_exceptions=True)
+        """Wait a while for mails that are being sent, and end the threads.
+
+        The database's end calls it.
+        """
+        if self._errands:
+            _, unfinished = await asyncio.wait(self._errands, timeout=_SENDING_SECONDS)
+            for task in unfinished:
+                task.cancel()
+            await asyncio.gather(*unfinished, return_exceptions=True)
+            if unfinished:
+                log.error("sending %d mails was given up at the end", len(unfinished))
         if self._owns_hashing:
             self.hashing.close()
+
+    @asynccontextmanager
+    async def _transaction(self, tenant_id: UUID | str) -> AsyncIterator[TenantSession]:
+        """Open a tenant's session, when it is this one's turn.
+
+        Raises:
+            BusyError: The pool had no connection free for too long.
+        """
+        async with self._turns:
+            try:
+                async with self._db.tenant(tenant_id) as tx:
+                    yield tx
+            except SQLAlchemyTimeoutError as error:
+                raise BusyError(
+                    "No connection to the database is free. Use larger pools.",
+                    retry_after_seconds=1,
+                ) from error
 
     def _require_send(self) -> Callable[[Mail], Awaitable[None]]:
         if self._send is None:
@@ -70,7 +104,7 @@ class Core:
         self._errands.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             # The type alone: the text is the caller's and may quote what it was given.
-            log.error("sending a mail failed: %s", type(error).__name__)
+            log.error("preparing or sending a mail failed: %s", type(error).__name__)
 
     async def _record(
         self,

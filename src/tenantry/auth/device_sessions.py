@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from ipaddress import IPv4Address, IPv6Address
 from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy import Delete, delete, func, select
 
 from tenantry.auth.core import Core, as_user_id, same_digest
-from tenantry.auth.origins import NOWHERE, Origin
+from tenantry.auth.origins import Origin
 from tenantry.auth.principals import SessionInfo
 from tenantry.auth.tokens import read_id, read_token
-from tenantry.schema import AuthSession
+from tenantry.schema import AuthSession, User
 from tenantry.tenancy.sessions import TenantSession
 
 __all__ = ["INFO", "DeviceSessions", "end_sessions", "session_info"]
@@ -46,7 +47,7 @@ class DeviceSessions(Core):
         Raises:
             UserUnknownError: ``user_id`` is no UUID.
         """
-        async with self._db.tenant(tenant_id) as tx:
+        async with self._transaction(tenant_id) as tx:
             rows = await tx.execute(
                 select(*INFO)
                 .where(
@@ -58,17 +59,29 @@ class DeviceSessions(Core):
             )
             return [session_info(row) for row in rows]
 
-    async def sign_out(self, token: str, *, origin: Origin = NOWHERE) -> bool:
+    async def sign_out(
+        self,
+        token: str,
+        *,
+        address: IPv4Address | IPv6Address | str | None = None,
+        user_agent: str | None = None,
+    ) -> bool:
         """End the session of ``token``; the next validation refuses it.
+
+        Args:
+            token: The session's.
+            address: The client's IP address, for the audit trail.
+            user_agent: What the client calls itself, for the same.
 
         Returns:
             Whether there was one. A token that is malformed, or whose session has ended before, is
             no error: whoever signs out is signed out.
         """
+        origin = Origin.of(address, user_agent)
         read = read_token(token)
         if read is None:
             return False
-        async with self._db.tenant(read.tenant) as tx:
+        async with self._transaction(read.tenant) as tx:
             ended = delete(AuthSession).where(
                 AuthSession.id == read.id, same_digest(AuthSession.secret_hash, read.hash)
             )
@@ -108,7 +121,10 @@ class DeviceSessions(Core):
 
     async def _revoke(self, tenant_id: UUID | str, user_id: UUID | str, *conditions: Any) -> int:
         id_ = as_user_id(user_id)
-        async with self._db.tenant(tenant_id) as tx:
+        async with self._transaction(tenant_id) as tx:
+            # The user first, as whoever signs in does: two that end the same sessions in another
+            # order would wait for each other.
+            await tx.execute(select(User.id).where(User.id == id_).with_for_update(key_share=True))
             count = await end_sessions(tx, id_, *conditions)
             if count:
                 await self._record(tx, "sessions_revoked", user_id=id_, count=count)

@@ -74,6 +74,19 @@ class HashingPool:
         """How many callers wait for their turn."""
         return len(self._waiting)
 
+    def refuse_when_full(self) -> None:
+        """Refuse at once what would be refused after other work.
+
+        Raises:
+            BusyError: Too many wait already.
+        """
+        if self._running >= self.permits and len(self._waiting) >= self.max_waiting:
+            raise BusyError(
+                f"{len(self._waiting)} callers wait for a password's hash already. Try again "
+                "later, or permit more hashes at a time on a machine with more cores.",
+                retry_after_seconds=self._wait_seconds(),
+            )
+
     async def hash(self, prepared: bytes, parameters: Argon2Parameters) -> str:
         """Return the PHC string of a prepared password, as `hash_password` does.
 
@@ -111,18 +124,27 @@ class HashingPool:
         loop = self._checked_loop()
         await self._permit(loop)
         # Nothing is awaited between the permit and the queue: no cancellation can lose it.
+        if self._threads < self._running:
+            self._start_thread(loop)
         done: asyncio.Future[T] = loop.create_future()
         self._jobs.put((done, call))
-        if self._threads < self._running:
-            self._threads += 1
-            # A daemon: what nobody waits for any more must not hold up the end of the process.
-            threading.Thread(
-                target=_work,
-                args=(self._jobs, loop, self._ended),
-                name="tenantry-hash",
-                daemon=True,
-            ).start()
         return await done
+
+    def _start_thread(self, loop: asyncio.AbstractEventLoop) -> None:
+        # A daemon: what nobody waits for any more must not hold up the end of the process.
+        thread = threading.Thread(
+            target=_work, args=(self._jobs, loop, self._ended), name="tenantry-hash", daemon=True
+        )
+        try:
+            thread.start()
+        except RuntimeError as error:
+            self._release()
+            raise BusyError(
+                "The system refuses another thread, so no password can be hashed. Permit the "
+                "process more threads.",
+                retry_after_seconds=1,
+            ) from error
+        self._threads += 1
 
     def _checked_loop(self) -> asyncio.AbstractEventLoop:
         loop = asyncio.get_running_loop()
@@ -140,12 +162,7 @@ class HashingPool:
         if self._running < self.permits:
             self._running += 1
             return
-        if len(self._waiting) >= self.max_waiting:
-            raise BusyError(
-                f"{len(self._waiting)} callers wait for a password's hash already. Try again "
-                "later, or permit more hashes at a time on a machine with more cores.",
-                retry_after_seconds=self._wait_seconds(),
-            )
+        self.refuse_when_full()
         turn: asyncio.Future[None] = loop.create_future()
         self._waiting.append(turn)
         try:

@@ -105,7 +105,7 @@ class SharedLookUp:
         self._waiting: deque[Waiter] = deque()
         self._crowded = False
         self._is_scheduled = False
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._served: dict[asyncio.Task[None], list[Waiter]] = {}
         self._closed = False
 
     async def find(self, key: Key) -> Row | None:
@@ -133,9 +133,11 @@ class SharedLookUp:
         self._closed = True
         _refuse(self._waiting, _closed())
         self._waiting.clear()
-        for task in list(self._tasks):
+        served = list(self._served.items())
+        for task, batch in served:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+            _refuse(batch, _closed())  # a task that had not begun never will
+        await asyncio.gather(*(task for task, _ in served), return_exceptions=True)
         for held in self._all:
             connection, held.connection = held.connection, None
             if connection is not None and not connection.is_closed():
@@ -163,8 +165,8 @@ class SharedLookUp:
             batch = [waiter for waiter in batch if not waiter[1].done()]  # cancelled meanwhile
             if batch:
                 task = asyncio.create_task(self._serve(self._idle.pop(), batch))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+                self._served[task] = batch
+                task.add_done_callback(self._served.pop)
 
     def _give_back(self, held: _Held) -> None:
         self._idle.append(held)
@@ -175,9 +177,6 @@ class SharedLookUp:
             self._crowded = False
         try:
             await self._answer(held, batch)
-        except asyncio.CancelledError:
-            _refuse(batch, _closed())  # by close(), and by nobody else
-            raise
         except Exception as error:  # noqa: BLE001 - or those who wait would wait for ever
             _refuse(batch, error if isinstance(error, TenantryError) else _translated(error))
         finally:

@@ -45,6 +45,7 @@ class Origin:
         return None if self.address is None else str(self.address)
 
 
+_NAT64: Final = IPv6Network("64:ff9b::/96")
 NOWHERE: Final = Origin()
 
 
@@ -59,6 +60,8 @@ def _address(given: Address | str | None) -> Address | None:
             "you trust has seen it."
         ) from None
     if isinstance(address, IPv6Address):
+        if address in _NAT64:  # RFC 6052: all of IPv4 is in one /96
+            return IPv4Address(int(address) & 0xFFFFFFFF)
         return address.ipv4_mapped or IPv6Address(int(address))  # without a zone
     return address
 
@@ -66,7 +69,7 @@ def _address(given: Address | str | None) -> Address | None:
 def _user_agent(given: str | None) -> str | None:
     # It is the client's to choose: what cannot be stored, or would steer a terminal or begin a line
     # in a log, is left out and not refused.
-    if not given:
+    if not given or not isinstance(given, str):
         return None
     text = "".join(each for each in given[:_USER_AGENT_BYTES] if each.isprintable())
     return text.encode()[:_USER_AGENT_BYTES].decode("utf-8", "ignore") or None

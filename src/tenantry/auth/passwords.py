@@ -123,7 +123,9 @@ def verify(stored: str | None, prepared: bytes, *, parameters: Argon2Parameters)
 
     It takes the same work whatever is stored, so that its duration tells nothing: nothing at all
     (no such user, or one without a password), what is no Argon2id hash, one that asks for more
-    than CEILING, and one with cheaper parameters than the current ones.
+    than CEILING, and one with cheaper parameters than the current ones. A hash dearer than the
+    current ones takes longer until its user signs in: who lowers the parameters shows which
+    accounts there were before.
 
     Args:
         stored: A PHC string, or None.

@@ -75,8 +75,8 @@ class SessionInfo:
         created_at: When the user signed in there.
         last_seen_at: When it was last renewed: exact to an hour, or to a sixth of the idle timeout.
         expires_at: When it ends unless it is used before.
-        address: From where.
-        user_agent: What the browser or program called itself.
+        address: From where the user signed in.
+        user_agent: What the browser or program called itself then.
     """
 
     id: str

@@ -62,7 +62,8 @@ class SigningIn(DeviceSessions):
             user_agent: What the client calls itself, for the same.
             device_token: `SignedIn.device_token` of an earlier sign-in from this device. Its
                 attempts are counted apart from those of others.
-            replaces: The session token that the client still has; that session ends.
+            replaces: The session token that the client still has; that session ends,
+                if it is of this tenant.
 
         Raises:
             InvalidCredentialsError: Email and password open no account.
@@ -77,16 +78,16 @@ class SigningIn(DeviceSessions):
         found = await self._find(tenant_id, email, origin, device)
         while True:
             renewed = await self._prove(tenant_id, found, password, origin)
-            async with self._db.tenant(tenant_id) as tx:
+            async with self._transaction(tenant_id) as tx:
                 user = await self._enabled_user(tx, found.user_id)
                 if user is not None and user.hashed_password == found.stored:
                     if renewed is not None:
                         user.hashed_password = renewed
                     info = user_info(user)
-                    await self._end_replaced(tx, read_token(replaces), origin)
                     token, session = await self._open_session(tx, info.id, origin)
                     device_text = await self._know_device(tx, info.id, device, device_token)
                     await throttling.give_back(tx, found.attempt, profile=self._profile)
+                    await self._end_replaced(tx, read_token(replaces), origin)
                     await self._record(
                         tx, "sign_in", user_id=info.id, origin=origin, session=session.id
                     )
@@ -99,7 +100,9 @@ class SigningIn(DeviceSessions):
         self, tenant_id: UUID | str, email: str, origin: Origin, device: Token | None
     ) -> _Found:
         account = account_of(email)
-        async with self._db.tenant(tenant_id) as tx:
+        async with self._transaction(tenant_id) as tx:
+            # Where all would end up waiting, before anything is counted or looked up.
+            self.hashing.refuse_when_full()
             if device is not None and device.tenant != str(tx.tenant_id):
                 device = None
             attempt = await throttling.take(
@@ -129,7 +132,7 @@ class SigningIn(DeviceSessions):
             checked = await self._check(found.stored, password)
         except BusyError:
             # Nothing was tried. That we are busy must not keep the owner out for longer.
-            async with self._db.tenant(tenant_id) as tx:
+            async with self._transaction(tenant_id) as tx:
                 await throttling.give_back(
                     tx, found.attempt, profile=self._profile, keep_address=True
                 )
@@ -152,7 +155,7 @@ class SigningIn(DeviceSessions):
         return await self.hashing.verify(stored, prepared, parameters=self._profile.hashing)
 
     async def _refuse(self, tenant_id: UUID | str, found: _Found, origin: Origin) -> NoReturn:
-        async with self._db.tenant(tenant_id) as tx:
+        async with self._transaction(tenant_id) as tx:
             await self._record(tx, "sign_in_failed", user_id=found.user_id, origin=origin)
         raise InvalidCredentialsError("Email and password do not match an account.")
 
@@ -164,12 +167,16 @@ class SigningIn(DeviceSessions):
         )
 
     async def _end_replaced(self, tx: TenantSession, old: Token | None, origin: Origin) -> None:
-        # Whoever's it was: another user may share the browser.
+        # Whoever's it was: another user may share the browser. Nobody is waited for: who holds the
+        # row is ending it, or renews it and may be waiting for one of ours.
         if old is None or old.tenant != str(tx.tenant_id):
             return
-        ended = delete(AuthSession).where(
-            AuthSession.id == old.id, same_digest(AuthSession.secret_hash, old.hash)
+        free = (
+            select(AuthSession.id)
+            .where(AuthSession.id == old.id, same_digest(AuthSession.secret_hash, old.hash))
+            .with_for_update(skip_locked=True)
         )
+        ended = delete(AuthSession).where(AuthSession.id.in_(free))
         user_id = await tx.scalar(ended.returning(AuthSession.user_id))
         if user_id is not None:
             await self._record(tx, "sign_out", user_id=user_id, origin=origin, session=old.id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from ipaddress import IPv4Address, IPv6Address
+from typing import Final
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, ScalarSelect, delete, func, insert, select
@@ -23,6 +24,10 @@ from tenantry.tenancy.sessions import TenantSession
 __all__ = ["SingleUse"]
 
 
+_KEPT: Final = 5
+"""Tokens of one purpose that a user may have at a time; the oldest go."""
+
+
 class SingleUse(Users):
     """The part of `Auth` about mailed tokens."""
 
@@ -36,7 +41,7 @@ class SingleUse(Users):
         """
         self._require_send()
         id_ = as_user_id(user_id)
-        async with self._db.tenant(tenant_id) as tx:
+        async with self._transaction(tenant_id) as tx:
             user = await self._locked_user(tx, id_)
             await throttling.take(
                 tx,
@@ -56,7 +61,7 @@ class SingleUse(Users):
                 that the user no longer has.
         """
         read = _read(token)
-        async with self._db.tenant(read.tenant) as tx:
+        async with self._transaction(read.tenant) as tx:
             user = await self._redeem(tx, read, "verify_email")
             if user.email_verified_at is None:
                 user.email_verified_at = await tx.scalar(select(func.now()))
@@ -84,7 +89,7 @@ class SingleUse(Users):
         self._require_send()
         origin = Origin.of(address, None)
         account = account_of(email)
-        async with self._db.tenant(tenant_id) as tx:
+        async with self._transaction(tenant_id) as tx:
             await throttling.take(
                 tx,
                 what="reset_password",
@@ -108,14 +113,14 @@ class SingleUse(Users):
             BusyError: Too much hashing is waiting.
         """
         read = _read(token)
-        async with self._db.tenant(read.tenant) as tx:
+        async with self._transaction(read.tenant) as tx:
             # Nothing is hashed for a token that is not good.
             user = await tx.scalar(select(User).where(User.id.in_(_holder(read, "reset_password"))))
             if user is None:
                 raise _not_good()
             known = await self._known_of(tx, user.email, user.name)
         hashed = await self._hash_new(new, known)
-        async with self._db.tenant(read.tenant) as tx:
+        async with self._transaction(read.tenant) as tx:
             user = await self._redeem(tx, read, "reset_password")
             if user.email_verified_at is None:
                 user.email_verified_at = await tx.scalar(select(func.now()))
@@ -123,7 +128,7 @@ class SingleUse(Users):
             return user_info(user)
 
     async def _mail_reset(self, tenant_id: UUID, email: str, origin: Origin) -> None:
-        async with self._db.tenant(tenant_id) as tx:
+        async with self._transaction(tenant_id) as tx:
             user = await tx.scalar(
                 select(User)
                 .where(User.email == email, User.disabled_at.is_(None))
@@ -141,9 +146,19 @@ class SingleUse(Users):
             if purpose == "verify_email"
             else self._profile.reset_password_lifetime
         )
+        # Those mailed before stay good for a while: whoever asks for one in another's name must
+        # not void the one that its owner is about to use.
+        newest = (
+            select(SingleUseToken.id)
+            .where(SingleUseToken.user_id == user.id, SingleUseToken.purpose == purpose)
+            .order_by(SingleUseToken.created_at.desc(), SingleUseToken.id)
+            .limit(_KEPT - 1)
+        )
         await tx.execute(
             delete(SingleUseToken).where(
-                SingleUseToken.user_id == user.id, SingleUseToken.purpose == purpose
+                SingleUseToken.user_id == user.id,
+                SingleUseToken.purpose == purpose,
+                SingleUseToken.id.not_in(newest) | (SingleUseToken.expires_at <= func.now()),
             )
         )
         text, token = make_token(tx.tenant_id)

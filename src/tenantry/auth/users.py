@@ -19,7 +19,9 @@ from tenantry.auth.events import EventKind
 from tenantry.auth.origins import NOWHERE, Origin
 from tenantry.auth.passwords import check_new, prepare
 from tenantry.auth.principals import UserInfo
+from tenantry.auth.tokens import read_id
 from tenantry.errors import (
+    BusyError,
     ConflictError,
     InvalidCredentialsError,
     InvalidValueError,
@@ -27,7 +29,7 @@ from tenantry.errors import (
     PasswordRefusedError,
     TenantUnknownError,
 )
-from tenantry.schema import AuthSession, KnownDevice, SingleUseToken, Tenant, User
+from tenantry.schema import AuthSession, SingleUseToken, Tenant, User
 from tenantry.schema.types import check_text
 from tenantry.schema.users import UserRole
 from tenantry.tenancy.sessions import TenantSession
@@ -73,17 +75,17 @@ class Users(Core):
         check_text(name, max_bytes=_NAME_BYTES, where="the name")
         hashed = None
         if password is not None:
-            async with self._db.tenant(tenant_id) as tx:
+            async with self._transaction(tenant_id) as tx:
                 known = await self._known_of(tx, canonical, name)
             hashed = await self._hash_new(password, known)
-        async with self._db.tenant(tenant_id) as tx:
+        async with self._transaction(tenant_id) as tx:
             user = await _insert(tx, email=canonical, name=name, role=role, hashed_password=hashed)
             await self._record(tx, "registered", user_id=user.id, role=role)
             return user_info(user)
 
     async def users(self, tenant_id: UUID | str) -> list[UserInfo]:
         """Return a tenant's users in the order of their emails."""
-        async with self._db.tenant(tenant_id) as tx:
+        async with self._transaction(tenant_id) as tx:
             return [user_info(user) for user in await tx.scalars(select(User).order_by(User.email))]
 
     async def find_user(self, tenant_id: UUID | str, email: str) -> UserInfo | None:
@@ -93,7 +95,7 @@ class Users(Core):
             InvalidValueError: It is no email.
         """
         canonical = canonical_email(email)
-        async with self._db.tenant(tenant_id) as tx:
+        async with self._transaction(tenant_id) as tx:
             user = await tx.scalar(select(User).where(User.email == canonical))
             return None if user is None else user_info(user)
 
@@ -125,7 +127,7 @@ class Users(Core):
             UserUnknownError: The tenant has no such user.
         """
         origin = Origin.of(address, None)
-        async with self._db.tenant(tenant_id) as tx:
+        async with self._transaction(tenant_id) as tx:
             user = await self._locked_user(tx, user_id)
             id_, stored, enabled = user.id, user.hashed_password, user.disabled_at is None
             known = await self._known_of(tx, user.email, user.name)
@@ -140,15 +142,21 @@ class Users(Core):
             prepared = prepare(current)
         except PasswordRefusedError:
             prepared, stored = b"", None
-        checked = await self.hashing.verify(
-            stored if enabled else None, prepared, parameters=self._profile.hashing
-        )
-        if not checked.ok:
-            async with self._db.tenant(tenant_id) as tx:
+        try:
+            checked = await self.hashing.verify(
+                stored if enabled else None, prepared, parameters=self._profile.hashing
+            )
+            hashed = await self._hash_new(new, known) if checked.ok else None
+        except (BusyError, PasswordRefusedError):
+            # It was no guess, or one that was not tried.
+            async with self._transaction(tenant_id) as tx:
+                await throttling.give_back(tx, attempt, profile=self._profile)
+            raise
+        if hashed is None:
+            async with self._transaction(tenant_id) as tx:
                 await self._record(tx, "password_change_failed", user_id=id_, origin=origin)
             raise InvalidCredentialsError("The current password is not right.")
-        hashed = await self._hash_new(new, known)
-        async with self._db.tenant(tenant_id) as tx:
+        async with self._transaction(tenant_id) as tx:
             user = await self._locked_user(tx, id_)
             if user.hashed_password != stored or user.disabled_at is not None:
                 raise InvalidCredentialsError("The current password is not right.")
@@ -176,11 +184,11 @@ class Users(Core):
         """
         hashed = None
         if new is not None:
-            async with self._db.tenant(tenant_id) as tx:
+            async with self._transaction(tenant_id) as tx:
                 user = await self._locked_user(tx, user_id)
                 known = await self._known_of(tx, user.email, user.name)
             hashed = await self._hash_new(new, known)
-        async with self._db.tenant(tenant_id) as tx:
+        async with self._transaction(tenant_id) as tx:
             user = await self._locked_user(tx, user_id)
             await self._put_password(tx, user, hashed, "password_set")
 
@@ -191,7 +199,7 @@ class Users(Core):
             LastOwnerError: The tenant would have no owner left who can sign in.
             UserUnknownError: The tenant has no such user.
         """
-        async with self._db.tenant(tenant_id) as tx:
+        async with self._transaction(tenant_id) as tx:
             await self._lock_owners(tx)
             user = await self._locked_user(tx, user_id)
             if user.disabled_at is None:
@@ -199,7 +207,7 @@ class Users(Core):
                 user.disabled_at = await tx.scalar(select(func.now()))
                 await self._record(tx, "user_disabled", user_id=user.id)
             await end_sessions(tx, user.id)
-            await _forget_proofs(tx, user.id)
+            await _void_tokens(tx, user.id)
             return user_info(user)
 
     async def enable_user(self, tenant_id: UUID | str, user_id: UUID | str) -> UserInfo:
@@ -208,7 +216,7 @@ class Users(Core):
         Raises:
             UserUnknownError: The tenant has no such user.
         """
-        async with self._db.tenant(tenant_id) as tx:
+        async with self._transaction(tenant_id) as tx:
             user = await self._locked_user(tx, user_id)
             if user.disabled_at is not None:
                 user.disabled_at = None
@@ -226,7 +234,7 @@ class Users(Core):
             InvalidValueError: There is no such role.
         """
         _check_role(role)
-        async with self._db.tenant(tenant_id) as tx:
+        async with self._transaction(tenant_id) as tx:
             await self._lock_owners(tx)
             user = await self._locked_user(tx, user_id)
             if user.role != role:
@@ -242,7 +250,7 @@ class Users(Core):
             LastOwnerError: The tenant would have no owner left who can sign in.
             UserUnknownError: The tenant has no such user.
         """
-        async with self._db.tenant(tenant_id) as tx:
+        async with self._transaction(tenant_id) as tx:
             await self._lock_owners(tx)
             user = await self._locked_user(tx, user_id)
             await self._require_another_owner(tx, user)
@@ -257,6 +265,7 @@ class Users(Core):
         return [email, name, tenant.name, tenant.slug]
 
     async def _hash_new(self, password: str, known: list[str]) -> str:
+        self.hashing.refuse_when_full()
         # In a thread: the first time it reads lists of common passwords.
         prepared = await asyncio.to_thread(
             check_new, password, profile=self._profile, personal=known
@@ -274,10 +283,12 @@ class Users(Core):
         origin: Origin = NOWHERE,
     ) -> None:
         user.hashed_password = hashed
-        others: tuple[Any, ...] = () if keep_session is None else (AuthSession.id != keep_session,)
+        others: tuple[Any, ...] = (
+            () if keep_session is None else (AuthSession.id != read_id(keep_session),)
+        )
         await tx.flush()
         await end_sessions(tx, user.id, *others)
-        await _forget_proofs(tx, user.id)
+        await _void_tokens(tx, user.id)
         await self._record(tx, kind, user_id=user.id, origin=origin)
 
     async def _lock_owners(self, tx: TenantSession) -> None:
@@ -332,10 +343,13 @@ def _cause(error: IntegrityError) -> BaseException | None:
     return None if error.orig is None else error.orig.__cause__
 
 
-async def _forget_proofs(tx: TenantSession, user_id: UUID) -> None:
-    """Void mailed tokens, and what lets a device try apart from others."""
+async def _void_tokens(tx: TenantSession, user_id: UUID) -> None:
+    """Void what was mailed.
+
+    Known devices stay known: they open nothing, and without them the guesses of others would keep
+    the owner of a new password out.
+    """
     await tx.execute(delete(SingleUseToken).where(SingleUseToken.user_id == user_id))
-    await tx.execute(delete(KnownDevice).where(KnownDevice.user_id == user_id))
 
 
 def _check_role(role: object) -> None:

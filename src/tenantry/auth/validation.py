@@ -56,7 +56,8 @@ class Validation(Core):
     async def validate(self, token: str) -> Principal:
         """Return who is calling with a session token.
 
-        One round trip, outside of any transaction; many at once share it. Nothing is remembered: a
+        One round trip, outside of any transaction (behind a pooler, in one of its own); many at
+        once share it. Nothing is remembered: a
         session that was ended is refused by the very next call. A session that is used is renewed,
         at most once an hour.
 
