@@ -120,7 +120,7 @@ class AuthSession(TenantScoped, Base):
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, server_default=func.now())
     last_seen_at: Mapped[datetime] = mapped_column(UtcDateTime, server_default=func.now())
     address: Mapped[IPv4Address | IPv6Address | None] = mapped_column(
-        INET, comment="Where the device was last seen."
+        INET, comment="Where the user signed in from."
     )
     user_agent: Mapped[str | None] = mapped_column(BoundedText(1024))
     # From here on in the order in which migrations add.

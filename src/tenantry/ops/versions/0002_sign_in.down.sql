@@ -13,6 +13,7 @@ DROP POLICY auth_look_up ON users;
 DROP POLICY auth_look_up ON tenants;
 REVOKE ALL ON sessions, users, tenants FROM tenantry_auth;
 REVOKE UPDATE (api_key) ON tenants FROM tenantry_app;
+COMMENT ON COLUMN sessions.address IS 'Where the device was last seen.';
 ALTER TABLE users DROP COLUMN email_verified_at;
 ALTER TABLE tenants DROP COLUMN previous_api_key, DROP COLUMN previous_api_key_expires_at;
 ALTER TABLE sessions DROP COLUMN absolute_expires_at, DROP COLUMN idle_timeout;

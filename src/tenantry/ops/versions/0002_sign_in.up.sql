@@ -99,6 +99,8 @@ ALTER TABLE sessions ADD CONSTRAINT sessions_absolute_expires_at_check CHECK (ex
 
 ALTER TABLE sessions ADD CONSTRAINT sessions_idle_timeout_check CHECK (idle_timeout > interval '0') NOT VALID;
 
+COMMENT ON COLUMN sessions.address IS 'Where the user signed in from.';
+
 ALTER TABLE tenants ADD COLUMN previous_api_key BYTEA;
 COMMENT ON COLUMN tenants.previous_api_key IS 'The key before the last rotation, as api_key; NULL: none.';
 
