@@ -11,7 +11,7 @@ CREATE OR REPLACE FUNCTION tenantry.authenticate_api_key(tenant uuid, hash bytea
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    salt bytea := uuid_send(gen_random_uuid());
+    salt bytea := float8send(random());
     given bytea := sha256(salt || hash);
 BEGIN
     RETURN QUERY

@@ -7,7 +7,7 @@ CREATE OR REPLACE FUNCTION tenantry.authenticate_api_keys(tenants uuid[], hashes
     SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
-    salt bytea := uuid_send(gen_random_uuid());
+    salt bytea := float8send(random());
 BEGIN
     RETURN QUERY
     SELECT asked.place,

@@ -14,7 +14,7 @@ CREATE OR REPLACE FUNCTION tenantry.validate_sessions(
     SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
-    salt bytea := uuid_send(gen_random_uuid());
+    salt bytea := float8send(random());
 BEGIN
     RETURN QUERY
     SELECT asked.place, s.user_id, u.role, s.created_at, s.expires_at,
