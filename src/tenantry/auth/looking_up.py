@@ -119,7 +119,8 @@ class SharedLookUp:
         if not self._crowded and len(self._idle) == len(self._all):
             held = self._idle.pop()
             try:
-                return await self._ask_one(held, key)
+                rows = await self._fetch(held, self._question.one, key)
+                return rows[0] if rows else None
             finally:
                 self._give_back(held)
         self._crowded = True
@@ -195,10 +196,6 @@ class SharedLookUp:
             for (_, future), row in zip(due, rows, strict=True):
                 if not future.done():
                     future.set_result(row)
-
-    async def _ask_one(self, held: _Held, key: Key) -> Row | None:
-        rows = await self._fetch(held, self._question.one, key)
-        return rows[0] if rows else None
 
     async def _ask_many(self, held: _Held, statement: str, keys: list[Key]) -> list[Row | None]:
         found = await self._fetch(held, statement, [list(part) for part in zip(*keys, strict=True)])

@@ -167,16 +167,13 @@ class SigningIn(DeviceSessions):
         )
 
     async def _end_replaced(self, tx: TenantSession, old: Token | None, origin: Origin) -> None:
-        # Whoever's it was: another user may share the browser. Nobody is waited for: who holds the
-        # row is ending it, or renews it and may be waiting for one of ours.
+        # Whoever's it was: another user may share the browser. Last of all, so that nothing else is
+        # waited for while it is held.
         if old is None or old.tenant != str(tx.tenant_id):
             return
-        free = (
-            select(AuthSession.id)
-            .where(AuthSession.id == old.id, same_digest(AuthSession.secret_hash, old.hash))
-            .with_for_update(skip_locked=True)
+        ended = delete(AuthSession).where(
+            AuthSession.id == old.id, same_digest(AuthSession.secret_hash, old.hash)
         )
-        ended = delete(AuthSession).where(AuthSession.id.in_(free))
         user_id = await tx.scalar(ended.returning(AuthSession.user_id))
         if user_id is not None:
             await self._record(tx, "sign_out", user_id=user_id, origin=origin, session=old.id)
