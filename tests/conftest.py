@@ -11,8 +11,10 @@ import asyncio
 import gc
 import os
 import shutil
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -88,6 +90,24 @@ class Server:
 async def open_connection(url: URL) -> asyncpg.Connection:
     """Open a bare driver connection, without anything of tenantry's."""
     return await asyncpg.connect(url.render_as_string(hide_password=False))
+
+
+_TRACED_FIRST, _TRACED_EACH = 3, 6
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have coverage trace the first cases of a parametrized test, and every sixth of the others.
+
+    Tracing doubles the time of a test, and the two hundredth case runs the same lines. All cases
+    run, and are judged, with or without it.
+    """
+    seen: Counter[tuple[Path, str]] = Counter()
+    for item in items:
+        if isinstance(item, pytest.Function) and hasattr(item, "callspec"):
+            test = (item.path, item.originalname)
+            if seen[test] >= _TRACED_FIRST and seen[test] % _TRACED_EACH:
+                item.add_marker(pytest.mark.no_cover)
+            seen[test] += 1
 
 
 def pytest_collection_finish() -> None:

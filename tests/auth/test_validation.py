@@ -231,7 +231,9 @@ async def test_the_server_restarts(own_server: tuple[Any, URL]) -> None:
         waiting = [asyncio.create_task(outcome(auth, signed_in.token)) for _ in range(30)]
         await asyncio.sleep(0.1)
         await asyncio.to_thread(embedded.stop, data)
-        assert set(await asyncio.gather(*waiting)) == {"DatabaseUnavailableError"}
+        # The lock may go before the connections do, and then some are still answered.
+        answers = set(await asyncio.gather(*waiting))
+        assert answers <= {"DatabaseUnavailableError", signed_in.session.id}
         blocker.terminate()
         assert await outcome(auth, signed_in.token) == "DatabaseUnavailableError"
         assert await outcomes(auth, signed_in.token, 30) == {"DatabaseUnavailableError"}
