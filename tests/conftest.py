@@ -11,6 +11,7 @@ import asyncio
 import gc
 import os
 import shutil
+import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
@@ -92,11 +93,11 @@ async def open_connection(url: URL) -> asyncpg.Connection:
     return await asyncpg.connect(url.render_as_string(hide_password=False))
 
 
-_TRACED_FIRST, _TRACED_EACH = 3, 6
+_TRACED_FIRST, _TRACED_EACH = 3, 10
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Have coverage trace the first cases of a parametrized test, and every sixth of the others.
+    """Have coverage trace the first cases of a parametrized test, and every tenth of the others.
 
     Tracing doubles the time of a test, and the two hundredth case runs the same lines. All cases
     run, and are judged, with or without it.
@@ -122,7 +123,9 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Refuse to share a server between processes."""
+    """Refuse to share a server between processes; let what the tests start be interrupted."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as of a shell's background job
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     given, needed = len(_given()), config.getoption("numprocesses", None) or 1
     if 0 < given < needed:
         msg = (
