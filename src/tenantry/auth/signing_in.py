@@ -7,19 +7,20 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import NoReturn
 from uuid import UUID
 
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import delete, select
 
 from tenantry.auth import throttling
 from tenantry.auth.core import same_digest, user_info
-from tenantry.auth.device_sessions import INFO, DeviceSessions, end_sessions, session_info
+from tenantry.auth.device_sessions import DeviceSessions
 from tenantry.auth.emails import account_of
+from tenantry.auth.opening import open_session
 from tenantry.auth.origins import Origin
 from tenantry.auth.passwords import Verification, prepare
-from tenantry.auth.principals import SessionInfo, SignedIn
+from tenantry.auth.principals import SignedIn
 from tenantry.auth.throttling import Attempt
-from tenantry.auth.tokens import Token, make_token, read_token
+from tenantry.auth.tokens import Token, read_token
 from tenantry.errors import BusyError, InvalidCredentialsError, PasswordRefusedError
-from tenantry.schema import AuthSession, KnownDevice, User
+from tenantry.schema import AuthSession, User
 from tenantry.tenancy.sessions import TenantSession
 
 __all__ = ["SigningIn"]
@@ -84,13 +85,16 @@ class SigningIn(DeviceSessions):
                     if renewed is not None:
                         user.hashed_password = renewed
                     info = user_info(user)
-                    token, session = await self._open_session(tx, info.id, origin)
-                    device_text = await self._know_device(tx, info.id, device, device_token)
+                    token, session, device_text = await open_session(
+                        tx,
+                        info.id,
+                        origin=origin,
+                        profile=self._profile,
+                        device=device,
+                        device_token=device_token,
+                    )
                     await throttling.give_back(tx, found.attempt, profile=self._profile)
                     await self._end_replaced(tx, read_token(replaces), origin)
-                    await self._record(
-                        tx, "sign_in", user_id=info.id, origin=origin, session=session.id
-                    )
                     return SignedIn(token, session, info, device_text)
             # Disabled, deleted or given another password meanwhile: it opens nothing. Or another
             # sign-in has hashed the same password anew: it does. The new hash can tell.
@@ -177,72 +181,3 @@ class SigningIn(DeviceSessions):
         user_id = await tx.scalar(ended.returning(AuthSession.user_id))
         if user_id is not None:
             await self._record(tx, "sign_out", user_id=user_id, origin=origin, session=old.id)
-
-    async def _open_session(
-        self, tx: TenantSession, user_id: UUID, origin: Origin
-    ) -> tuple[str, SessionInfo]:
-        text, token = make_token(tx.tenant_id)
-        row = (
-            await tx.execute(
-                insert(AuthSession)
-                .values(
-                    tenant_id=tx.tenant_id,
-                    id=token.id,
-                    user_id=user_id,
-                    secret_hash=token.hash,
-                    idle_timeout=self._profile.idle_timeout,
-                    expires_at=func.now() + self._profile.idle_timeout,
-                    absolute_expires_at=func.now() + self._profile.absolute_lifetime,
-                    address=origin.address,
-                    user_agent=origin.user_agent,
-                )
-                .returning(*INFO)
-            )
-        ).one()
-        oldest = (
-            select(AuthSession.id)
-            .where(
-                AuthSession.user_id == user_id,
-                AuthSession.id != token.id,
-                AuthSession.expires_at > func.now(),  # what has ended takes nobody's place
-            )
-            .order_by(AuthSession.created_at.desc(), AuthSession.id)
-            .offset(self._profile.max_sessions_per_user - 1)
-        )
-        await end_sessions(
-            tx, user_id, AuthSession.id.in_(oldest) | (AuthSession.expires_at <= func.now())
-        )
-        return text, session_info(row)
-
-    async def _know_device(
-        self, tx: TenantSession, user_id: UUID, device: Token | None, text: str | None
-    ) -> str:
-        """Return the token of a device that the user is now known on: the old one if it is good."""
-        if text is not None and device is not None and device.tenant == str(tx.tenant_id):
-            known = await tx.scalar(
-                update(KnownDevice)
-                .where(
-                    KnownDevice.id == device.id,
-                    KnownDevice.user_id == user_id,
-                    same_digest(KnownDevice.secret_hash, device.hash),
-                    KnownDevice.last_used_at > func.now() - self._profile.device_lifetime,
-                )
-                .values(last_used_at=func.now())
-                .returning(KnownDevice.id)
-            )
-            if known is not None:
-                return text
-        text, token = make_token(tx.tenant_id)
-        await tx.execute(
-            insert(KnownDevice).values(
-                tenant_id=tx.tenant_id, id=token.id, user_id=user_id, secret_hash=token.hash
-            )
-        )
-        oldest = (
-            select(KnownDevice.id)
-            .where(KnownDevice.user_id == user_id, KnownDevice.id != token.id)
-            .order_by(KnownDevice.last_used_at.desc(), KnownDevice.id)
-            .offset(self._profile.max_devices_per_user - 1)
-        )
-        await tx.execute(delete(KnownDevice).where(KnownDevice.id.in_(oldest)))
-        return text
