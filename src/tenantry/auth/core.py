@@ -51,8 +51,9 @@ class Core:
         self._owns_hashing = hashing is None
         self._send = send
         self._errands: set[asyncio.Task[None]] = set()
-        # A storm of sign-ins leaves the better half of the pool to everybody else.
-        self._turns = asyncio.Semaphore(max(1, db.settings.pool_size // 2))
+        # A storm of sign-ins leaves the better part of the pool, and of the loop's turns, to
+        # everybody else. Hashing is what they wait for, and not this.
+        self._turns = asyncio.Semaphore(max(1, db.settings.pool_size // 4))
         db.on_close(self.close)
 
     async def close(self) -> None:
