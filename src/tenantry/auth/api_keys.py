@@ -64,7 +64,9 @@ class ApiKeys(Core):
             )
             row = issued.one_or_none()
             if row is None:
-                raise TenantUnknownError(f"There is no tenant {tx.tenant_id}.")
+                raise TenantUnknownError(
+                    f"There is no tenant {tx.tenant_id}. `tenantry tenant list` shows the tenants."
+                )
             await self._record(tx, "api_key_issued", user_id=None)
         return IssuedApiKey(text, row[0])
 

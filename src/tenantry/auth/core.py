@@ -142,7 +142,9 @@ class Core:
             .execution_options(populate_existing=True)
         )
         if user is None:
-            raise UserUnknownError(f"The tenant has no user {id_}.")
+            raise UserUnknownError(
+                f"The tenant has no user {id_}. `tenantry user list` shows the users."
+            )
         return user
 
 

@@ -261,7 +261,9 @@ class Users(Core):
         """Return what an attacker knows, and a password must not be made of."""
         tenant = (await tx.execute(select(Tenant.name, Tenant.slug))).one_or_none()
         if tenant is None:
-            raise TenantUnknownError(f"There is no tenant {tx.tenant_id}.")
+            raise TenantUnknownError(
+                f"There is no tenant {tx.tenant_id}. `tenantry tenant list` shows the tenants."
+            )
         return [email, name, tenant.name, tenant.slug]
 
     async def _hash_new(self, password: str, known: list[str]) -> str:
@@ -335,7 +337,9 @@ async def _insert(tx: TenantSession, **values: Any) -> User:
             "the name or the role."
         )
     if user is None:
-        raise ConflictError("The tenant has a user with this email already.")
+        raise ConflictError(
+            "The tenant has a user with this email already. Sign in, or reset the password."
+        )
     return user
 
 
