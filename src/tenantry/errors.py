@@ -26,6 +26,7 @@
     │   ├── ThrottledError          too many attempts on this account or from this address
     │   └── BusyError               too much password hashing is waiting already
     ├── UserUnknownError            the tenant has no such user
+    ├── DocumentUnknownError        the tenant has no such document
     ├── ReadOnlyError               asked to write where only reading is allowed
     ├── InvalidValueError           a value that the database would refuse or garble
     │   └── PasswordRefusedError    too short, too long, too common, or too close to the user
@@ -48,6 +49,7 @@ __all__ = [
     "CrossTenantError",
     "DataLossError",
     "DatabaseUnavailableError",
+    "DocumentUnknownError",
     "EmbeddedServerError",
     "InvalidCredentialsError",
     "InvalidTokenError",
@@ -176,6 +178,10 @@ class BusyError(RetryLaterError):
 
 class UserUnknownError(TenantryError):
     """The tenant has no such user."""
+
+
+class DocumentUnknownError(TenantryError):
+    """The tenant has no such document. Another tenant's is no exception."""
 
 
 class ReadOnlyError(TenantryError):
