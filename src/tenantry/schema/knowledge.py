@@ -8,6 +8,8 @@ from uuid import UUID
 
 from sqlalchemy import (
     CheckConstraint,
+    Column,
+    Computed,
     ForeignKeyConstraint,
     Index,
     LargeBinary,
@@ -16,11 +18,15 @@ from sqlalchemy import (
     func,
     text,
 )
+from sqlalchemy.dialects.postgresql import TSVECTOR
 from sqlalchemy.orm import Mapped, foreign, mapped_column, relationship
 
 from tenantry.schema.base import Base, TenantScoped
+from tenantry.schema.languages import DEFAULT_LANGUAGE, LANGUAGES
+from tenantry.schema.row_security import AUTH_ROLE, INFO_KEY, Grant, tenant_row_security
 from tenantry.schema.types import (
     CONTENT_MAX_BYTES,
+    STORAGE,
     BoundedText,
     Embedding,
     JsonObject,
@@ -28,6 +34,25 @@ from tenantry.schema.types import (
 )
 
 __all__ = ["KnowledgeChunk", "KnowledgeDocument"]
+
+# A vector is 4 kB: PostgreSQL would move it out of its row, and to fetch it from there takes seven
+# times as long as to compare it. Long contents are moved out instead.
+_INLINE = {STORAGE: "PLAIN"}
+_WHOLE_PAGES = {"toast_tuple_target": 8160}
+
+_LANGUAGE = f"language IN ({', '.join(repr(each) for each in LANGUAGES)})"
+
+# What the search functions need: they run as tenantry_auth and ask for the bound tenant's rows
+# themselves, since behind a policy PostgreSQL would use neither a text index nor one on metadata.
+_READ = frozenset({"SELECT"})
+_DOCUMENT_SEARCH = Grant(
+    AUTH_ROLE, _READ, ("tenant_id", "id", "title", "content", "embedding", "metadata")
+)
+_CHUNK_SEARCH = Grant(
+    AUTH_ROLE,
+    _READ,
+    ("tenant_id", "id", "document_id", "content", "embedding", "language", "lexemes"),
+)
 
 
 class KnowledgeDocument(TenantScoped, Base):
@@ -53,12 +78,26 @@ class KnowledgeDocument(TenantScoped, Base):
             postgresql_using="gin",
             postgresql_ops={"content": "gin_trgm_ops"},
         ),
-        {"comment": "Documents as they were added; what is searched are their chunks."},
+        CheckConstraint(_LANGUAGE, name="language"),
+        Index(
+            "knowledge_documents_metadata_idx",
+            "tenant_id",
+            "metadata",
+            postgresql_using="gin",
+            postgresql_ops={"metadata": "jsonb_path_ops"},
+        ),
+        {
+            "comment": "Documents as they were added; what is searched are their chunks.",
+            "postgresql_with": _WHOLE_PAGES,
+            "info": {INFO_KEY: tenant_row_security(auth=[_DOCUMENT_SEARCH])},
+        },
     )
 
     title: Mapped[str] = mapped_column(BoundedText(1000))
     content: Mapped[str] = mapped_column(BoundedText(CONTENT_MAX_BYTES))
-    embedding: Mapped[list[float] | None] = mapped_column(Embedding, comment="NULL: not embedded.")
+    embedding: Mapped[list[float] | None] = mapped_column(
+        Embedding, info=_INLINE, comment="NULL: not embedded."
+    )
     document_metadata: Mapped[dict[str, Any]] = mapped_column(
         "metadata", JsonObject, default=dict, server_default=text("'{}'::jsonb")
     )
@@ -68,6 +107,12 @@ class KnowledgeDocument(TenantScoped, Base):
     )
     source_digest: Mapped[bytes | None] = mapped_column(
         LargeBinary, comment="SHA-256 of what was imported and how; the same digest: unchanged."
+    )
+    language: Mapped[str] = mapped_column(
+        BoundedText(64),
+        default=DEFAULT_LANGUAGE,
+        server_default=DEFAULT_LANGUAGE,
+        comment="Whose word forms keyword search knows; its chunks have the same.",
     )
 
     chunks: Mapped[list[KnowledgeChunk]] = relationship(
@@ -103,16 +148,35 @@ class KnowledgeChunk(TenantScoped, Base):
             postgresql_using="hnsw",
             postgresql_ops={"embedding": "vector_cosine_ops"},
         ),
-        {"comment": "Passages of documents, in order of position; what search finds."},
+        CheckConstraint(_LANGUAGE, name="language"),
+        # Not a mapped attribute: the ORM would fetch it after each INSERT and with each row.
+        Column(
+            "lexemes",
+            TSVECTOR,
+            Computed("tenantry.lexemes(language, content)", persisted=True),
+            comment="What keyword search finds the chunk by.",
+        ),
+        Index("knowledge_chunks_lexemes_idx", "tenant_id", "lexemes", postgresql_using="gin"),
+        {
+            "comment": "Passages of documents, in order of position; what search finds.",
+            "postgresql_with": _WHOLE_PAGES,
+            "info": {INFO_KEY: tenant_row_security(auth=[_CHUNK_SEARCH])},
+        },
     )
+    __mapper_args__ = {"exclude_properties": ["lexemes"]}  # noqa: RUF012 - as SQLAlchemy has it
 
     document_id: Mapped[UUID]
     content: Mapped[str] = mapped_column(BoundedText(CONTENT_MAX_BYTES))
     embedding: Mapped[list[float] | None] = mapped_column(
-        Embedding, comment="NULL: not embedded, so vector search does not find it."
+        Embedding,
+        info=_INLINE,
+        comment="NULL: not embedded, so vector search does not find it.",
     )
     position: Mapped[int] = mapped_column(comment="From 0, in reading order.")
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, server_default=func.now())
+    language: Mapped[str] = mapped_column(
+        BoundedText(64), default=DEFAULT_LANGUAGE, server_default=DEFAULT_LANGUAGE
+    )
 
     document: Mapped[KnowledgeDocument] = relationship(
         primaryjoin=lambda: and_(

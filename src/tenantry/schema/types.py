@@ -21,6 +21,7 @@ from sqlalchemy.types import TypeDecorator, TypeEngine
 from tenantry.errors import InvalidValueError
 
 __all__ = [
+    "STORAGE",
     "CONTENT_MAX_BYTES",
     "EMBEDDING_DIMENSIONS",
     "BoundedText",
@@ -35,6 +36,10 @@ __all__ = [
 
 EMBEDDING_DIMENSIONS: Final = 1024
 """Length of every stored vector, in float32 components."""
+
+STORAGE: Final = "storage"
+"""Where `sqlalchemy.Column.info` says how PostgreSQL stores a column: ``"PLAIN"`` for always within
+its row; see ALTER TABLE … SET STORAGE."""
 
 CONTENT_MAX_BYTES: Final = 16 * 1024 * 1024
 """Longest message, document or chunk, in bytes of UTF-8; four million tokens are about this."""

@@ -2,6 +2,7 @@
 -- nobody but the owner making anything. Safe to run again.
 CREATE EXTENSION IF NOT EXISTS vector WITH SCHEMA public;
 CREATE EXTENSION IF NOT EXISTS pg_trgm WITH SCHEMA public;
+CREATE EXTENSION IF NOT EXISTS btree_gin WITH SCHEMA public;
 
 -- TEMPORARY is taken from PUBLIC because a temporary table is found before a real one of the
 -- same name: whoever can make one can shadow ours for the statements of its connection.

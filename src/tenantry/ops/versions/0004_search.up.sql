@@ -1,0 +1,836 @@
+-- Search: the language of documents and chunks, the words that a chunk is found by, indexes on
+-- these and on metadata, vectors that stay in their rows, and the search functions. Frozen: changes
+-- come as new migrations.
+-- The new column of knowledge_chunks is computed for the rows that are there: the table is written
+-- anew, with its vectors in the rows, under a lock that lets nobody in.
+
+SET LOCAL lock_timeout = '5s';
+
+GRANT EXECUTE ON FUNCTION tenantry.current_tenant() TO tenantry_auth;
+
+-- PostgreSQL's text search configuration for one of our languages; `simple` for any other.
+--
+-- Named in full and bound when the function is created, so that no search_path and no
+-- default_text_search_config changes what is stored; that is why they are listed here and not
+-- looked up. A column of type regconfig would keep a database from pg_upgrade.
+CREATE OR REPLACE FUNCTION tenantry.word_forms(language text) RETURNS regconfig
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN
+        CASE language
+            WHEN 'arabic' THEN 'pg_catalog.arabic'::regconfig
+            WHEN 'armenian' THEN 'pg_catalog.armenian'::regconfig
+            WHEN 'basque' THEN 'pg_catalog.basque'::regconfig
+            WHEN 'catalan' THEN 'pg_catalog.catalan'::regconfig
+            WHEN 'danish' THEN 'pg_catalog.danish'::regconfig
+            WHEN 'dutch' THEN 'pg_catalog.dutch'::regconfig
+            WHEN 'english' THEN 'pg_catalog.english'::regconfig
+            WHEN 'finnish' THEN 'pg_catalog.finnish'::regconfig
+            WHEN 'french' THEN 'pg_catalog.french'::regconfig
+            WHEN 'german' THEN 'pg_catalog.german'::regconfig
+            WHEN 'greek' THEN 'pg_catalog.greek'::regconfig
+            WHEN 'hindi' THEN 'pg_catalog.hindi'::regconfig
+            WHEN 'hungarian' THEN 'pg_catalog.hungarian'::regconfig
+            WHEN 'indonesian' THEN 'pg_catalog.indonesian'::regconfig
+            WHEN 'irish' THEN 'pg_catalog.irish'::regconfig
+            WHEN 'italian' THEN 'pg_catalog.italian'::regconfig
+            WHEN 'lithuanian' THEN 'pg_catalog.lithuanian'::regconfig
+            WHEN 'nepali' THEN 'pg_catalog.nepali'::regconfig
+            WHEN 'norwegian' THEN 'pg_catalog.norwegian'::regconfig
+            WHEN 'portuguese' THEN 'pg_catalog.portuguese'::regconfig
+            WHEN 'romanian' THEN 'pg_catalog.romanian'::regconfig
+            WHEN 'russian' THEN 'pg_catalog.russian'::regconfig
+            WHEN 'serbian' THEN 'pg_catalog.serbian'::regconfig
+            WHEN 'spanish' THEN 'pg_catalog.spanish'::regconfig
+            WHEN 'swedish' THEN 'pg_catalog.swedish'::regconfig
+            WHEN 'tamil' THEN 'pg_catalog.tamil'::regconfig
+            WHEN 'turkish' THEN 'pg_catalog.turkish'::regconfig
+            WHEN 'yiddish' THEN 'pg_catalog.yiddish'::regconfig
+            ELSE 'pg_catalog.simple'::regconfig
+        END;
+
+REVOKE ALL ON FUNCTION tenantry.word_forms(text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION tenantry.word_forms(text)
+    TO tenantry_app, tenantry_operator, tenantry_auth;
+
+-- What keyword search finds a text by: its words in their basic form, with their positions. The
+-- column knowledge_chunks.lexemes is made by it.
+--
+-- PostgreSQL's parser takes a run of Chinese or Japanese for one word: here each character becomes
+-- one, and search puts neighbours together again. What comes after the first 100,000 characters is
+-- not found by keywords: a tsvector holds at most 1 MB, and a text with more would be refused.
+CREATE OR REPLACE FUNCTION tenantry.lexemes(language text, content text) RETURNS tsvector
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    RETURN pg_catalog.to_tsvector(
+        tenantry.word_forms(language),
+        CASE
+            WHEN pg_catalog.octet_length(content) = pg_catalog.char_length(content)
+                THEN pg_catalog.left(content, 100000)
+            ELSE pg_catalog.regexp_replace(
+                pg_catalog.left(content, 100000),
+                '([\u3005-\u3007\u3040-\u30FF\u3400-\u4DBF\u4E00-\u9FFF\uF900-\uFAFF])',
+                ' \1 ', 'g')
+        END
+    );
+
+REVOKE ALL ON FUNCTION tenantry.lexemes(text, text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION tenantry.lexemes(text, text)
+    TO tenantry_app, tenantry_operator, tenantry_auth;
+
+ALTER TABLE knowledge_documents
+    ADD COLUMN language TEXT DEFAULT 'english' NOT NULL,
+    ADD CONSTRAINT knowledge_documents_language_check CHECK (language IN ('arabic', 'armenian', 'basque', 'catalan', 'danish', 'dutch', 'english', 'finnish', 'french', 'german', 'greek', 'hindi', 'hungarian', 'indonesian', 'irish', 'italian', 'lithuanian', 'nepali', 'norwegian', 'portuguese', 'romanian', 'russian', 'serbian', 'simple', 'spanish', 'swedish', 'tamil', 'turkish', 'yiddish')),
+    ALTER COLUMN embedding SET STORAGE PLAIN,
+    SET (toast_tuple_target = 8160);
+COMMENT ON COLUMN knowledge_documents.language IS 'Whose word forms keyword search knows; its chunks have the same.';
+CREATE INDEX knowledge_documents_metadata_idx ON knowledge_documents USING gin (tenant_id, metadata jsonb_path_ops);
+
+ALTER TABLE knowledge_chunks
+    ALTER COLUMN embedding SET STORAGE PLAIN,
+    SET (toast_tuple_target = 8160);
+ALTER TABLE knowledge_chunks
+    ADD COLUMN language TEXT DEFAULT 'english' NOT NULL,
+    ADD CONSTRAINT knowledge_chunks_language_check CHECK (language IN ('arabic', 'armenian', 'basque', 'catalan', 'danish', 'dutch', 'english', 'finnish', 'french', 'german', 'greek', 'hindi', 'hungarian', 'indonesian', 'irish', 'italian', 'lithuanian', 'nepali', 'norwegian', 'portuguese', 'romanian', 'russian', 'serbian', 'simple', 'spanish', 'swedish', 'tamil', 'turkish', 'yiddish'));
+ALTER TABLE knowledge_chunks
+    ADD COLUMN lexemes TSVECTOR GENERATED ALWAYS AS (tenantry.lexemes(language, content)) STORED;
+COMMENT ON COLUMN knowledge_chunks.lexemes IS 'What keyword search finds the chunk by.';
+CREATE INDEX knowledge_chunks_lexemes_idx ON knowledge_chunks USING gin (tenant_id, lexemes);
+
+-- The search functions run as tenantry_auth and ask for the bound tenant's rows themselves.
+CREATE POLICY auth_look_up ON knowledge_documents
+    AS PERMISSIVE FOR SELECT TO tenantry_auth
+    USING (true);
+CREATE POLICY auth_look_up ON knowledge_chunks
+    AS PERMISSIVE FOR SELECT TO tenantry_auth
+    USING (true);
+GRANT SELECT (tenant_id, id, title, content, embedding, metadata) ON knowledge_documents TO tenantry_auth;
+GRANT SELECT (tenant_id, id, document_id, content, embedding, language, lexemes) ON knowledge_chunks TO tenantry_auth;
+
+GRANT CREATE ON SCHEMA tenantry TO tenantry_auth;
+SET LOCAL ROLE tenantry_auth;
+-- Whether a vector search compares with every chunk of the tenant's, or asks the HNSW index, and
+-- why. For the search functions, which do as it says.
+--
+--   wanted_documents   the documents that a filter lets through; NULL: no filter
+--   k, recall          as in tenantry.nearest_chunks
+--   of_documents       whether whole documents are searched, and not chunks
+--
+-- Comparing costs the same for each candidate. The index finds the nearest rows of all tenants and
+-- leaves out what is not wanted: it visits the more of them the fewer are wanted. Where n of N
+-- rows are wanted, the one costs n and the other N / n, so they cost the same at a multiple of the
+-- root of N. n is counted up to there and no further: a thirtieth of what comparing would cost.
+--
+-- That multiple, and the ef_search that each recall takes, depend on the vectors and the machine.
+-- `tenantry knowledge tune` measures them and keeps them in the database's setting
+-- tenantry.vector_search; what stands here is for a database where nobody has. Where no ef_search
+-- has reached the recall, the index is not asked.
+CREATE OR REPLACE FUNCTION tenantry.plan_vector_search(
+    tenant uuid, wanted_documents uuid[], k integer, recall double precision,
+    of_documents boolean,
+    OUT plan text, OUT candidates bigint, OUT exact_up_to bigint, OUT ef_search integer
+)
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+    SET plan_cache_mode = force_generic_plan
+    SET enable_seqscan = off
+    SET jit = off
+AS $$
+DECLARE
+    tuned jsonb := coalesce(
+        nullif(current_setting('tenantry.vector_search', true), ''),
+        '{"roots": 16, "ef_search": {"0.9": 100, "0.95": 200, "0.97": 400, "0.99": 800}}'
+    );
+    total double precision;
+BEGIN
+    SELECT min(reached.value::integer) INTO ef_search
+      FROM jsonb_each_text(tuned -> 'ef_search') reached
+     WHERE reached.key::double precision >= recall;
+    ef_search := least(1000, ef_search * greatest(1, k / 20.0));
+    SELECT greatest(c.reltuples, 0) INTO total
+      FROM pg_class c
+     WHERE c.oid = CASE WHEN of_documents THEN 'public.knowledge_documents'::regclass
+                        ELSE 'public.knowledge_chunks'::regclass END;
+    exact_up_to := greatest((tuned ->> 'roots')::double precision * sqrt(total), 10 * k);
+    IF ef_search < k THEN
+        ef_search := NULL;
+    END IF;
+    IF of_documents AND wanted_documents IS NOT NULL THEN
+        candidates := cardinality(wanted_documents);
+    ELSIF of_documents THEN
+        SELECT count(*) INTO candidates FROM (
+            SELECT FROM public.knowledge_documents d WHERE d.tenant_id = tenant
+             LIMIT exact_up_to + 1
+        ) counted;
+    ELSIF wanted_documents IS NULL THEN
+        SELECT count(*) INTO candidates FROM (
+            SELECT FROM public.knowledge_chunks c WHERE c.tenant_id = tenant LIMIT exact_up_to + 1
+        ) counted;
+    ELSE
+        SELECT count(*) INTO candidates FROM (
+            SELECT FROM unnest(wanted_documents) wanted
+              JOIN public.knowledge_chunks c ON c.tenant_id = tenant AND c.document_id = wanted
+             LIMIT exact_up_to + 1
+        ) counted;
+    END IF;
+    plan := CASE WHEN candidates <= exact_up_to OR ef_search IS NULL THEN 'exact' ELSE 'hnsw' END;
+END
+$$;
+
+REVOKE ALL ON FUNCTION
+    tenantry.plan_vector_search(uuid, uuid[], integer, double precision, boolean) FROM PUBLIC;
+
+-- The ids of the tenant's documents whose metadata a filter lets through; NULL: there is no filter.
+-- For the search functions only: behind a policy, @@ could not use the index.
+CREATE OR REPLACE FUNCTION tenantry.filtered_documents(tenant uuid, filter jsonpath) RETURNS uuid[]
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+    SET enable_seqscan = off
+    SET jit = off
+AS $$
+BEGIN
+    IF filter IS NULL THEN
+        RETURN NULL;
+    END IF;
+    RETURN ARRAY(
+        SELECT d.id FROM public.knowledge_documents d
+         WHERE d.tenant_id = tenant AND d.metadata @@ filter
+    );
+END
+$$;
+
+REVOKE ALL ON FUNCTION tenantry.filtered_documents(uuid, jsonpath) FROM PUBLIC;
+
+-- The terms of a question, each with its weight for the tenant: the rarer a term is in its
+-- knowledge base, the more it says. For the search functions only, which run as tenantry_auth.
+--
+--   words    the question's words
+--   pairs    neighbours in a script without spaces, as in '退 款': a term each
+--   spoken   the question's languages; NULL: those that the tenant's chunks are in
+--
+-- terms and weights belong together, at most 32, the weightiest. everything finds a chunk by any of
+-- them. rare is for a large knowledge base: it finds by those terms that are in a tenth of the
+-- chunks at most, and a term that is everywhere only adds to their score; in a small one, or where
+-- every term is common, it is the same as everything.
+--
+-- The weight is BM25's: ln(1 + (N - n + 0.5) / (n + 0.5)) (Robertson and Zaragoza, 2009, in the
+-- form of Lucene). N and n are counted in a sample, the 256 oldest and the 256 newest chunks;
+-- they are the tenant's own, so that no tenant's words show in another's results.
+CREATE OR REPLACE FUNCTION tenantry.weigh_terms(
+    tenant uuid, words text, pairs text[], spoken text[],
+    OUT languages text[], OUT terms tsquery[], OUT weights double precision[],
+    OUT everything tsquery, OUT rare tsquery
+)
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+    SET enable_seqscan = off
+    SET jit = off
+AS $$
+BEGIN
+    WITH sample AS MATERIALIZED (
+        (SELECT c.language, c.lexemes FROM public.knowledge_chunks c
+          WHERE c.tenant_id = tenant ORDER BY c.id LIMIT 256)
+        UNION ALL
+        (SELECT c.language, c.lexemes FROM public.knowledge_chunks c
+          WHERE c.tenant_id = tenant ORDER BY c.id DESC LIMIT 256)
+    ), heard AS (
+        SELECT DISTINCT s.language FROM sample s WHERE spoken IS NULL
+        UNION ALL
+        SELECT unnest(spoken)
+    ), asked AS (
+        (SELECT ('''' || replace(replace(word.lexeme, '\', '\\'), '''', '''''') || '''')::tsquery
+                    AS term
+           FROM heard h, unnest(tenantry.lexemes(h.language, words)) word
+          GROUP BY word.lexeme ORDER BY min(word.positions[1]) LIMIT 128)
+        UNION
+        SELECT phraseto_tsquery('pg_catalog.simple', pair) FROM unnest(pairs) pair
+    ), counted AS (
+        SELECT a.term, count(s.lexemes) AS found, (SELECT count(*) FROM sample) AS size
+          FROM asked a LEFT JOIN sample s ON s.lexemes @@ a.term
+         GROUP BY a.term
+    ), weighed AS (
+        SELECT c.term, c.size < 512 OR c.found <= c.size * 0.1 AS is_rare,
+               ln(1 + (c.size - c.found + 0.5) / (c.found + 0.5))::double precision AS weight
+          FROM counted c ORDER BY weight DESC, c.term LIMIT 32
+    )
+    SELECT (SELECT array_agg(h.language) FROM heard h),
+           array_agg(w.term), array_agg(w.weight),
+           string_agg(w.term::text, ' | ')::tsquery,
+           coalesce(string_agg(w.term::text, ' | ') FILTER (WHERE w.is_rare),
+                    string_agg(w.term::text, ' | '))::tsquery
+      INTO languages, terms, weights, everything, rare
+      FROM weighed w;
+END
+$$;
+
+REVOKE ALL ON FUNCTION tenantry.weigh_terms(uuid, text, text[], text[]) FROM PUBLIC;
+
+-- What a question insists on, as a condition on lexemes; NULL: on nothing. For the search
+-- functions only.
+--
+--   required   groups of phrases, as in [["refund policy"], ["monday", "tuesday"]]: of each group
+--              one has to be in the text
+--   excluded   phrases that must not be in it
+CREATE OR REPLACE FUNCTION tenantry.demands(languages text[], required jsonb, excluded text[])
+    RETURNS tsquery
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH phrases AS (
+        SELECT g.number, phraseto_tsquery(tenantry.word_forms(l), p) AS phrase
+          FROM jsonb_array_elements(required) WITH ORDINALITY g (phrases, number),
+               jsonb_array_elements_text(g.phrases) p, unnest(languages) l
+    ), groups AS (
+        SELECT '(' || string_agg(DISTINCT phrase::text, ' | ') || ')' AS condition
+          FROM phrases WHERE numnode(phrase) > 0 GROUP BY number
+        UNION ALL
+        SELECT DISTINCT '!(' || phrase::text || ')'
+          FROM unnest(excluded) p, unnest(languages) l, phraseto_tsquery(tenantry.word_forms(l), p) phrase
+         WHERE numnode(phrase) > 0
+    )
+    SELECT string_agg(condition, ' & ')::tsquery FROM groups
+$$;
+
+REVOKE ALL ON FUNCTION tenantry.demands(text[], jsonb, text[]) FROM PUBLIC;
+
+-- The parts of a text that match a question, up to two, joined by U+2026. Matches stand between
+-- U+E000 and U+E001, which are of the private use area and taken out of the text before. For the
+-- search functions only.
+CREATE OR REPLACE FUNCTION tenantry.excerpt(language text, content text, question tsquery)
+    RETURNS text
+    LANGUAGE sql IMMUTABLE
+    SET search_path = pg_catalog, pg_temp
+    RETURN ts_headline(
+        tenantry.word_forms(language),
+        translate(left(content, 100000), U&'\E000\E001', ''),
+        question,
+        U&'StartSel=\E000, StopSel=\E001, MaxFragments=2, MaxWords=30, MinWords=12, FragmentDelimiter=" \2026 "'
+    );
+
+REVOKE ALL ON FUNCTION tenantry.excerpt(text, text, tsquery) FROM PUBLIC;
+
+-- The tenant's k chunks nearest to a vector, nearest first, and all its chunks where there are
+-- fewer. For the search functions only, which run as tenantry_auth.
+--
+--   wanted_documents   search in these only; NULL: in all
+--   recall             which share of the true k nearest is wanted where the index is asked
+--
+-- The settings hold for this function alone. Its plans must not depend on estimates: the first
+-- query cannot use the HNSW index, since it orders by a sum, and the second one has nothing else
+-- that orders without sorting. Where that index is absent or invalid, the second sorts as well and
+-- is as slow as the first.
+CREATE OR REPLACE FUNCTION tenantry.nearest_chunks(
+    tenant uuid, question vector, k integer, wanted_documents uuid[], recall double precision
+)
+    RETURNS TABLE (chunk_id uuid, distance double precision)
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, public, pg_temp
+    SET plan_cache_mode = force_generic_plan
+    SET enable_seqscan = off
+    SET enable_sort = off
+    SET jit = off
+    SET hnsw.iterative_scan = relaxed_order
+    SET hnsw.ef_search = 40
+AS $$
+DECLARE
+    chosen record;
+    ids uuid[];
+    distances double precision[];
+BEGIN
+    chosen := tenantry.plan_vector_search(tenant, wanted_documents, k, recall, false);
+    IF chosen.plan = 'hnsw' THEN
+        PERFORM set_config('hnsw.ef_search', chosen.ef_search::text, true);
+        IF wanted_documents IS NULL THEN
+            SELECT array_agg(n.id), array_agg(n.distance) INTO ids, distances FROM (
+                SELECT c.id, c.embedding <=> question AS distance
+                  FROM knowledge_chunks c
+                 WHERE c.tenant_id = tenant
+                 ORDER BY c.embedding <=> question LIMIT k
+            ) n;
+        ELSE
+            SELECT array_agg(n.id), array_agg(n.distance) INTO ids, distances FROM (
+                SELECT c.id, c.embedding <=> question AS distance
+                  FROM knowledge_chunks c
+                 WHERE c.tenant_id = tenant AND c.document_id = ANY (wanted_documents)
+                 ORDER BY c.embedding <=> question LIMIT k
+            ) n;
+        END IF;
+        -- An index scan ends after hnsw.max_scan_tuples, found or not: then it is compared.
+        IF cardinality(ids) = k THEN
+            RETURN QUERY SELECT * FROM unnest(ids, distances) n (id, distance) ORDER BY 2, 1;
+            RETURN;
+        END IF;
+    END IF;
+    IF wanted_documents IS NULL THEN
+        RETURN QUERY
+        SELECT c.id, c.embedding <=> question
+          FROM knowledge_chunks c
+         WHERE c.tenant_id = tenant AND c.embedding IS NOT NULL
+         ORDER BY (c.embedding <=> question) + 0, c.id LIMIT k;
+    ELSE
+        RETURN QUERY
+        SELECT c.id, c.embedding <=> question
+          FROM unnest(wanted_documents) wanted
+          JOIN knowledge_chunks c ON c.tenant_id = tenant AND c.document_id = wanted
+         WHERE c.embedding IS NOT NULL
+         ORDER BY (c.embedding <=> question) + 0, c.id LIMIT k;
+    END IF;
+END
+$$;
+
+REVOKE ALL ON FUNCTION
+    tenantry.nearest_chunks(uuid, vector, integer, uuid[], double precision) FROM PUBLIC;
+
+-- The same as tenantry.nearest_documents, for whole documents.
+CREATE OR REPLACE FUNCTION tenantry.nearest_documents(
+    tenant uuid, question vector, k integer, wanted_documents uuid[], recall double precision
+)
+    RETURNS TABLE (document_id uuid, distance double precision)
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, public, pg_temp
+    SET plan_cache_mode = force_generic_plan
+    SET enable_seqscan = off
+    SET enable_sort = off
+    SET jit = off
+    SET hnsw.iterative_scan = relaxed_order
+    SET hnsw.ef_search = 40
+AS $$
+DECLARE
+    chosen record;
+    ids uuid[];
+    distances double precision[];
+BEGIN
+    chosen := tenantry.plan_vector_search(tenant, wanted_documents, k, recall, true);
+    IF chosen.plan = 'hnsw' THEN
+        PERFORM set_config('hnsw.ef_search', chosen.ef_search::text, true);
+        IF wanted_documents IS NULL THEN
+            SELECT array_agg(n.id), array_agg(n.distance) INTO ids, distances FROM (
+                SELECT d.id, d.embedding <=> question AS distance
+                  FROM knowledge_documents d
+                 WHERE d.tenant_id = tenant
+                 ORDER BY d.embedding <=> question LIMIT k
+            ) n;
+        ELSE
+            SELECT array_agg(n.id), array_agg(n.distance) INTO ids, distances FROM (
+                SELECT d.id, d.embedding <=> question AS distance
+                  FROM knowledge_documents d
+                 WHERE d.tenant_id = tenant AND d.id = ANY (wanted_documents)
+                 ORDER BY d.embedding <=> question LIMIT k
+            ) n;
+        END IF;
+        -- An index scan ends after hnsw.max_scan_tuples, found or not: then it is compared.
+        IF cardinality(ids) = k THEN
+            RETURN QUERY SELECT * FROM unnest(ids, distances) n (id, distance) ORDER BY 2, 1;
+            RETURN;
+        END IF;
+    END IF;
+    IF wanted_documents IS NULL THEN
+        RETURN QUERY
+        SELECT d.id, d.embedding <=> question
+          FROM knowledge_documents d
+         WHERE d.tenant_id = tenant AND d.embedding IS NOT NULL
+         ORDER BY (d.embedding <=> question) + 0, d.id LIMIT k;
+    ELSE
+        RETURN QUERY
+        SELECT d.id, d.embedding <=> question
+          FROM unnest(wanted_documents) wanted
+          JOIN knowledge_documents d ON d.tenant_id = tenant AND d.id = wanted
+         WHERE d.embedding IS NOT NULL
+         ORDER BY (d.embedding <=> question) + 0, d.id LIMIT k;
+    END IF;
+END
+$$;
+
+REVOKE ALL ON FUNCTION
+    tenantry.nearest_documents(uuid, vector, integer, uuid[], double precision) FROM PUBLIC;
+
+-- The tenant's k chunks that match a question's terms best, best first. For the search functions
+-- only, which run as tenantry_auth.
+--
+--   everything, rare, terms, weights   from tenantry.weigh_terms
+--   demanded                           from tenantry.demands
+--
+-- The score is the sum of each term's weight times its ts_rank, which grows ever slower with the
+-- number of occurrences, over 1 + ln(number of different words): Okapi BM25 with PostgreSQL's own
+-- functions. See docs/search.md for what it was compared with.
+CREATE OR REPLACE FUNCTION tenantry.matching_chunks(
+    tenant uuid, everything tsquery, rare tsquery, terms tsquery[], weights double precision[],
+    demanded tsquery, k integer, wanted_documents uuid[]
+)
+    RETURNS TABLE (chunk_id uuid, score double precision)
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+    SET plan_cache_mode = force_custom_plan
+    SET jit = off
+AS $$
+DECLARE
+    wanted tsquery := rare;
+    ids uuid[];
+    scores double precision[];
+BEGIN
+    -- What is only excluded finds nothing by itself.
+    IF demanded IS NOT NULL AND (everything IS NOT NULL OR querytree(demanded) <> 'T') THEN
+        wanted := CASE WHEN querytree(demanded) = 'T' THEN wanted && demanded ELSE demanded END;
+    END IF;
+    LOOP
+        SELECT array_agg(best.id), array_agg(best.score) INTO ids, scores FROM (
+            SELECT c.id, coalesce(r.score, 0) AS score
+              FROM public.knowledge_chunks c
+             CROSS JOIN LATERAL (
+                SELECT sum(each.weight * ts_rank(c.lexemes, each.term, 16)) AS score
+                  FROM unnest(terms, weights) each (term, weight)
+             ) r
+             WHERE c.tenant_id = tenant AND c.lexemes @@ wanted
+               AND (wanted_documents IS NULL OR c.document_id = ANY (wanted_documents))
+             ORDER BY score DESC, c.id LIMIT k
+        ) best;
+        EXIT WHEN cardinality(ids) = k OR wanted IS NOT DISTINCT FROM everything
+            OR demanded IS NOT NULL OR everything IS NULL;
+        wanted := everything;
+    END LOOP;
+    RETURN QUERY SELECT * FROM unnest(ids, scores);
+END
+$$;
+
+REVOKE ALL ON FUNCTION tenantry.matching_chunks(
+    uuid, tsquery, tsquery, tsquery[], double precision[], tsquery, integer, uuid[]
+) FROM PUBLIC;
+
+-- The bound tenant's chunks nearest to a vector. For the application; see tenantry.vector_search.
+--
+--   question   1,024 numbers
+--   filter     on the metadata of documents; NULL: none
+--   least_similarity   the least cosine similarity; NULL: any
+CREATE OR REPLACE FUNCTION tenantry.search_vectors(
+    question real[], k integer, filter jsonpath, least_similarity double precision, recall double precision
+)
+    RETURNS TABLE (
+        id uuid, document_id uuid, title text, content text, score double precision
+    )
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path = pg_catalog, public, pg_temp
+    SET plan_cache_mode = force_generic_plan
+    SET enable_seqscan = off
+    SET jit = off
+AS $$
+DECLARE
+    tenant uuid := tenantry.current_tenant();
+BEGIN
+    IF tenant IS NULL THEN
+        RETURN;
+    END IF;
+    RETURN QUERY
+    SELECT c.id, c.document_id, d.title, c.content, 1 - n.distance
+      FROM tenantry.nearest_chunks(
+               tenant, question::vector, k, tenantry.filtered_documents(tenant, filter), recall
+           ) WITH ORDINALITY n (chunk_id, distance, number)
+      JOIN public.knowledge_chunks c ON c.tenant_id = tenant AND c.id = n.chunk_id
+      JOIN public.knowledge_documents d ON d.tenant_id = tenant AND d.id = c.document_id
+     WHERE least_similarity IS NULL OR 1 - n.distance >= least_similarity
+     ORDER BY n.number;
+END
+$$;
+
+REVOKE ALL ON FUNCTION
+    tenantry.search_vectors(real[], integer, jsonpath, double precision, double precision)
+    FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION
+    tenantry.search_vectors(real[], integer, jsonpath, double precision, double precision)
+    TO tenantry_app;
+
+-- The bound tenant's documents nearest to a vector. For the application; see tenantry.vector_search.
+CREATE OR REPLACE FUNCTION tenantry.search_documents(
+    question real[], k integer, filter jsonpath, least_similarity double precision, recall double precision
+)
+    RETURNS TABLE (
+        id uuid, document_id uuid, title text, content text, score double precision
+    )
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path = pg_catalog, public, pg_temp
+    SET plan_cache_mode = force_generic_plan
+    SET enable_seqscan = off
+    SET jit = off
+AS $$
+DECLARE
+    tenant uuid := tenantry.current_tenant();
+BEGIN
+    IF tenant IS NULL THEN
+        RETURN;
+    END IF;
+    RETURN QUERY
+    SELECT d.id, d.id, d.title, d.content, 1 - n.distance
+      FROM tenantry.nearest_documents(
+               tenant, question::vector, k, tenantry.filtered_documents(tenant, filter), recall
+           ) WITH ORDINALITY n (document_id, distance, number)
+      JOIN public.knowledge_documents d ON d.tenant_id = tenant AND d.id = n.document_id
+     WHERE least_similarity IS NULL OR 1 - n.distance >= least_similarity
+     ORDER BY n.number;
+END
+$$;
+
+REVOKE ALL ON FUNCTION
+    tenantry.search_documents(real[], integer, jsonpath, double precision, double precision)
+    FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION
+    tenantry.search_documents(real[], integer, jsonpath, double precision, double precision)
+    TO tenantry_app;
+
+-- The bound tenant's chunks that match a question's words. For the application; see
+-- tenantry.keyword_search, which takes what a person has typed apart.
+--
+--   words, pairs, spoken   as in tenantry.weigh_terms
+--   required, excluded     as in tenantry.demands
+--   filter                 on the metadata of documents; NULL: none
+--   marked                 whether excerpts are wanted: up to two, joined by U+2026; matches stand
+--                          between U+E000 and U+E001, which are taken out of the text before
+CREATE OR REPLACE FUNCTION tenantry.search_keywords(
+    words text, pairs text[], required jsonb, excluded text[], spoken text[], k integer,
+    filter jsonpath, marked boolean
+)
+    RETURNS TABLE (
+        id uuid, document_id uuid, title text, content text, score double precision, excerpt text
+    )
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    SET enable_seqscan = off
+    SET jit = off
+AS $$
+DECLARE
+    tenant uuid := tenantry.current_tenant();
+    t record;
+    demanded tsquery;
+BEGIN
+    IF tenant IS NULL THEN
+        RETURN;
+    END IF;
+    t := tenantry.weigh_terms(tenant, words, pairs, spoken);
+    demanded := tenantry.demands(t.languages, required, excluded);
+    RETURN QUERY
+    SELECT c.id, c.document_id, d.title, c.content, n.score,
+           CASE WHEN marked THEN
+               tenantry.excerpt(c.language, c.content, coalesce(t.everything || demanded, t.everything, demanded))
+           END
+      FROM tenantry.matching_chunks(
+               tenant, t.everything, t.rare, t.terms, t.weights, demanded, k,
+               tenantry.filtered_documents(tenant, filter)
+           ) WITH ORDINALITY n (chunk_id, score, number)
+      JOIN public.knowledge_chunks c ON c.tenant_id = tenant AND c.id = n.chunk_id
+      JOIN public.knowledge_documents d ON d.tenant_id = tenant AND d.id = c.document_id
+     ORDER BY n.number;
+END
+$$;
+
+REVOKE ALL ON FUNCTION tenantry.search_keywords(
+    text, text[], jsonb, text[], text[], integer, jsonpath, boolean
+) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION tenantry.search_keywords(
+    text, text[], jsonb, text[], text[], integer, jsonpath, boolean
+) TO tenantry_app;
+
+-- The bound tenant's chunks that suit a question best by its words and by its vector. For the
+-- application; see tenantry.hybrid_search.
+--
+--   pool            how many chunks are taken from either search
+--   vector_weight   the vector's share of the score, 0 to 1; the words have the rest
+--
+-- Each chunk of either pool gets both scores, also the one that it was not found by, and both are
+-- measured in standard deviations from the mean of all of them. So no score is missing, as with a
+-- fusion of ranks, and neither the range nor the offset of a model's similarities matters. The sum
+-- is put between 0 and 1 by the logistic function.
+CREATE OR REPLACE FUNCTION tenantry.search_hybrid(
+    question real[], words text, pairs text[], required jsonb, excluded text[], spoken text[],
+    k integer, filter jsonpath, pool integer, vector_weight double precision,
+    recall double precision, marked boolean
+)
+    RETURNS TABLE (
+        id uuid, document_id uuid, title text, content text, score double precision, excerpt text
+    )
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path = pg_catalog, public, pg_temp
+    SET enable_seqscan = off
+    SET jit = off
+AS $$
+DECLARE
+    tenant uuid := tenantry.current_tenant();
+    wanted_documents uuid[];
+    t record;
+    demanded tsquery;
+    asked vector := question::vector;
+BEGIN
+    IF tenant IS NULL THEN
+        RETURN;
+    END IF;
+    wanted_documents := tenantry.filtered_documents(tenant, filter);
+    t := tenantry.weigh_terms(tenant, words, pairs, spoken);
+    demanded := tenantry.demands(t.languages, required, excluded);
+    RETURN QUERY
+    WITH found AS MATERIALIZED (
+        SELECT n.chunk_id
+          FROM tenantry.nearest_chunks(tenant, asked, pool, wanted_documents, recall) n
+        UNION
+        SELECT m.chunk_id
+          FROM tenantry.matching_chunks(
+                   tenant, t.everything, t.rare, t.terms, t.weights, demanded, pool,
+                   wanted_documents
+               ) m
+    ), scored AS (
+        SELECT c.id, 1 - (c.embedding <=> asked) AS similarity, coalesce(r.score, 0) AS keywords
+          FROM found f
+          JOIN public.knowledge_chunks c ON c.tenant_id = tenant AND c.id = f.chunk_id
+         CROSS JOIN LATERAL (
+            SELECT sum(each.weight * ts_rank(c.lexemes, each.term, 16)) AS score
+              FROM unnest(t.terms, t.weights) each (term, weight)
+         ) r
+         WHERE demanded IS NULL OR c.lexemes @@ demanded
+    ), best AS (
+        SELECT s.id,
+               vector_weight * coalesce(
+                   (coalesce(s.similarity, min(s.similarity) OVER ()) - avg(s.similarity) OVER ())
+                   / nullif(stddev_pop(s.similarity) OVER (), 0), 0)
+               + (1 - vector_weight) * coalesce(
+                   (s.keywords - avg(s.keywords) OVER ())
+                   / nullif(stddev_pop(s.keywords) OVER (), 0), 0) AS score
+          FROM scored s ORDER BY score DESC, s.id LIMIT k
+    )
+    SELECT c.id, c.document_id, d.title, c.content, 1 / (1 + exp(-b.score)),
+           CASE WHEN marked THEN
+               tenantry.excerpt(c.language, c.content, coalesce(t.everything || demanded, t.everything, demanded))
+           END
+      FROM best b
+      JOIN public.knowledge_chunks c ON c.tenant_id = tenant AND c.id = b.id
+      JOIN public.knowledge_documents d ON d.tenant_id = tenant AND d.id = c.document_id
+     ORDER BY b.score DESC, b.id;
+END
+$$;
+
+REVOKE ALL ON FUNCTION tenantry.search_hybrid(
+    real[], text, text[], jsonb, text[], text[], integer, jsonpath, integer, double precision,
+    double precision, boolean
+) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION tenantry.search_hybrid(
+    real[], text, text[], jsonb, text[], text[], integer, jsonpath, integer, double precision,
+    double precision, boolean
+) TO tenantry_app;
+
+-- For each of a question's words that the bound tenant's knowledge base does not have: words that it
+-- has, with the same two first letters and about the same length, by their share of trigrams. For
+-- the application; see tenantry.keyword_search, which chooses among them.
+--
+-- Up to eight words are looked at, each in up to 500 chunks.
+CREATE OR REPLACE FUNCTION tenantry.similar_words(words text, spoken text[])
+    RETURNS TABLE (word text, candidates text[])
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path = pg_catalog, public, pg_temp
+    SET plan_cache_mode = force_custom_plan
+    SET jit = off
+AS $$
+DECLARE
+    tenant uuid := tenantry.current_tenant();
+    asked text;
+BEGIN
+    IF tenant IS NULL THEN
+        RETURN;
+    END IF;
+    IF spoken IS NULL THEN
+        spoken := ARRAY(
+            SELECT DISTINCT c.language FROM (
+                SELECT c.language FROM public.knowledge_chunks c WHERE c.tenant_id = tenant LIMIT 512
+            ) c
+        );
+    END IF;
+    FOR asked IN
+        SELECT w.lexeme FROM unnest(spoken) l, unnest(tenantry.lexemes(l, words)) w
+         WHERE char_length(w.lexeme) BETWEEN 4 AND 64
+         GROUP BY w.lexeme ORDER BY min(w.positions[1]) LIMIT 8
+    LOOP
+        CONTINUE WHEN EXISTS (
+            SELECT FROM public.knowledge_chunks c
+             WHERE c.tenant_id = tenant AND c.lexemes @@ array_to_tsvector(ARRAY[asked])::text::tsquery
+        );
+        word := asked;
+        candidates := ARRAY(
+            SELECT v.lexeme FROM (
+                SELECT DISTINCT u.lexeme FROM (
+                    SELECT c.lexemes FROM public.knowledge_chunks c
+                     WHERE c.tenant_id = tenant
+                       AND c.lexemes @@ (array_to_tsvector(ARRAY[left(asked, 2)])::text || ':*')::tsquery
+                     LIMIT 500
+                ) c, unnest(c.lexemes) u
+                 WHERE left(u.lexeme, 2) = left(asked, 2)
+                   AND char_length(u.lexeme) BETWEEN char_length(asked) - 2 AND char_length(asked) + 2
+            ) v
+             ORDER BY similarity(v.lexeme, asked) DESC, v.lexeme LIMIT 50
+        );
+        RETURN NEXT;
+    END LOOP;
+END
+$$;
+
+REVOKE ALL ON FUNCTION tenantry.similar_words(text, text[]) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION tenantry.similar_words(text, text[]) TO tenantry_app;
+
+-- The bound tenant's chunks that contain a text as it is, in whatever case: parts of words, numbers
+-- of parts, languages whose words PostgreSQL does not know. For the application; see
+-- tenantry.keyword_search. Documents are found by their trigrams, chunks within them by looking, so
+-- a chunk is found if its document has the text as well.
+CREATE OR REPLACE FUNCTION tenantry.search_substrings(wanted text, k integer, filter jsonpath)
+    RETURNS TABLE (
+        id uuid, document_id uuid, title text, content text, score double precision
+    )
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path = pg_catalog, public, pg_temp
+    SET plan_cache_mode = force_custom_plan
+    SET jit = off
+AS $$
+DECLARE
+    tenant uuid := tenantry.current_tenant();
+    pattern text := '%' || replace(replace(replace(wanted, '\', '\\'), '%', '\%'), '_', '\_') || '%';
+    wanted_documents uuid[];
+BEGIN
+    IF tenant IS NULL OR wanted = '' THEN
+        RETURN;
+    END IF;
+    wanted_documents := tenantry.filtered_documents(tenant, filter);
+    RETURN QUERY
+    SELECT c.id, c.document_id, d.title, c.content, word_similarity(wanted, left(c.content, 100000))::double precision
+      FROM (
+        SELECT c.id, c.document_id, c.content
+          FROM public.knowledge_documents d
+          JOIN public.knowledge_chunks c ON c.tenant_id = tenant AND c.document_id = d.id
+         WHERE d.tenant_id = tenant AND d.content ILIKE pattern AND c.content ILIKE pattern
+           AND (wanted_documents IS NULL OR d.id = ANY (wanted_documents))
+         LIMIT k
+      ) c
+      JOIN public.knowledge_documents d ON d.tenant_id = tenant AND d.id = c.document_id
+     ORDER BY 5 DESC, 1;
+END
+$$;
+
+REVOKE ALL ON FUNCTION tenantry.search_substrings(text, integer, jsonpath) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION tenantry.search_substrings(text, integer, jsonpath) TO tenantry_app;
+
+-- How tenantry.search_vectors or search_documents would go about it for the bound tenant, and from
+-- what it follows. For the application; see tenantry.search.explain.
+CREATE OR REPLACE FUNCTION tenantry.explain_vector_search(
+    k integer, filter jsonpath, recall double precision, of_documents boolean
+)
+    RETURNS TABLE (plan text, candidates bigint, exact_up_to bigint, ef_search integer)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    tenant uuid := tenantry.current_tenant();
+BEGIN
+    IF tenant IS NOT NULL THEN
+        RETURN QUERY SELECT * FROM tenantry.plan_vector_search(
+            tenant, tenantry.filtered_documents(tenant, filter), k, recall, of_documents
+        );
+    END IF;
+END
+$$;
+
+REVOKE ALL ON FUNCTION
+    tenantry.explain_vector_search(integer, jsonpath, double precision, boolean) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION
+    tenantry.explain_vector_search(integer, jsonpath, double precision, boolean) TO tenantry_app;
+
+SET LOCAL ROLE tenantry_owner;
+REVOKE CREATE ON SCHEMA tenantry FROM tenantry_auth;

@@ -1,0 +1,106 @@
+"""The arguments of a search, checked before anything is sent."""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+from tenantry.errors import InvalidValueError, TenantRequiredError
+from tenantry.schema.languages import LANGUAGES
+from tenantry.schema.types import check_embedding
+from tenantry.tenancy.sessions import TenantSession
+
+__all__ = [
+    "checked_k",
+    "checked_languages",
+    "checked_session",
+    "checked_share",
+    "checked_text",
+    "checked_vector",
+]
+
+MAX_K: Final = 1_000
+
+
+def checked_session(tx: object) -> TenantSession:
+    """Return ``tx`` if it is a tenant's session.
+
+    Raises:
+        TenantRequiredError: It is not.
+    """
+    if not isinstance(tx, TenantSession):
+        raise TenantRequiredError(
+            f"A search needs a tenant's session; found {type(tx).__name__}. "
+            "Open one with db.tenant(tenant_id)."
+        )
+    return tx
+
+
+def checked_k(k: object) -> int:
+    """Return ``k`` if it is a whole number from 1 to `MAX_K`.
+
+    Raises:
+        InvalidValueError: It is not.
+    """
+    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= MAX_K:
+        found = k if isinstance(k, int) and abs(k) < 10**12 else f"a {type(k).__name__}"
+        raise InvalidValueError(f"k is {found}; a whole number from 1 to {MAX_K:,} is required.")
+    return k
+
+
+def checked_text(text: object) -> str:
+    """Return ``text`` if it is a str.
+
+    Raises:
+        InvalidValueError: It is not.
+    """
+    if not isinstance(text, str):
+        raise InvalidValueError(f"text is a {type(text).__name__}; a str is required.")
+    return text
+
+
+def checked_vector(embedding: object) -> list[float]:
+    """Return ``embedding`` as a list of numbers that cosine distance is defined for.
+
+    Raises:
+        InvalidValueError: It is not; see `check_embedding`.
+    """
+    return check_embedding(embedding)
+
+
+def checked_share(
+    value: object, name: str, *, least: float = 0.0, most: float = 1.0
+) -> float:
+    """Return ``value`` if it is a number from ``least`` to ``most``.
+
+    Raises:
+        InvalidValueError: It is not.
+    """
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or math.isnan(value)
+        or not least <= value <= most
+    ):
+        found = value if isinstance(value, int | float) else f"a {type(value).__name__}"
+        raise InvalidValueError(
+            f"{name} is {found}; a number from {least:g} to {most:g} is required."
+        )
+    return float(value)
+
+
+def checked_languages(language: object) -> list[str] | None:
+    """Return ``language`` as the list that the SQL functions take; None for None.
+
+    Raises:
+        InvalidValueError: It is none of `LANGUAGES`.
+    """
+    if language is None:
+        return None
+    if language not in LANGUAGES:
+        found = repr(language)[:40] if isinstance(language, str) else f"a {type(language).__name__}"
+        raise InvalidValueError(
+            f"language is {found}; one of {', '.join(LANGUAGES)} is required. 'simple' is for "
+            "every other language."
+        )
+    return [str(language)]

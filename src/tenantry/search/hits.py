@@ -1,0 +1,95 @@
+"""What a search returns."""
+
+from __future__ import annotations
+
+import html
+import re
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID
+
+__all__ = ["Highlight", "Hit"]
+
+_START: Final = "\ue000"
+_STOP: Final = "\ue001"
+
+
+@dataclass(frozen=True, slots=True)
+class Highlight:
+    """An excerpt of a text, with the places that a question matches.
+
+    Args:
+        parts: The excerpt in pieces, in order; True for those that match.
+    """
+
+    parts: tuple[tuple[str, bool], ...]
+
+    def __str__(self) -> str:
+        """Return the excerpt as plain text."""
+        return "".join(text for text, _ in self.parts)
+
+    def html(self, tag: str = "mark") -> str:
+        """Return the excerpt as HTML: its text escaped, each match within ``<tag>``."""
+        return "".join(
+            f"<{tag}>{html.escape(text)}</{tag}>" if matches else html.escape(text)
+            for text, matches in self.parts
+        )
+
+    @classmethod
+    def from_marked(cls, marked: str) -> Highlight:
+        """Take apart what ``tenantry.excerpt`` has marked."""
+        parts: list[tuple[str, bool]] = []
+        for number, piece in enumerate(re.split(f"[{_START}{_STOP}]", marked)):
+            if piece:
+                parts.append((piece, number % 2 == 1))
+        return cls(tuple(parts))
+
+    @classmethod
+    def of(cls, text: str, wanted: list[str], *, around: int = 100) -> Highlight | None:
+        """Mark what stands in ``text`` letter for letter, in whatever case.
+
+        Args:
+            text: The text.
+            wanted: What to mark in it.
+            around: Characters of it to keep before the first match, and after that four times as
+                many.
+
+        Returns:
+            None where it holds none of them.
+        """
+        pattern = re.compile("|".join(map(re.escape, wanted)), re.IGNORECASE)
+        first = pattern.search(text) if wanted else None
+        if first is None:
+            return None
+        start = max(0, first.start() - around)
+        cut = text[start : first.end() + 4 * around]
+        marked = pattern.sub(lambda match: f"{_START}{match[0]}{_STOP}", _without_marks(cut))
+        return cls.from_marked(marked)
+
+
+def _without_marks(text: str) -> str:
+    return text.replace(_START, "").replace(_STOP, "")
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A chunk, or a document, that was found.
+
+    Args:
+        id: Of the chunk; of the document where documents were searched.
+        document_id: The document it belongs to.
+        title: That document's title.
+        content: The chunk's text, or the document's.
+        score: The higher, the better. Of a vector search: the cosine similarity, -1 to 1. Of a
+            hybrid search: 0 to 1, comparable within one result only. Of a keyword search: at least
+            0, likewise comparable within one result only.
+        highlight: The parts of the content that match the words; None where no words were given,
+            none match, or highlights were not asked for.
+    """
+
+    id: UUID
+    document_id: UUID
+    title: str
+    content: str
+    score: float
+    highlight: Highlight | None = None

@@ -1,0 +1,289 @@
+"""The three searches. Each runs in the database, as a function that sees one tenant's rows only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from difflib import get_close_matches
+from typing import Any, Final
+
+from sqlalchemy import REAL, Text, bindparam, text
+from sqlalchemy.dialects.postgresql import ARRAY
+
+from tenantry.search.checking import (
+    checked_k,
+    checked_languages,
+    checked_session,
+    checked_share,
+    checked_text,
+    checked_vector,
+)
+from tenantry.search.filters import Filter, filter_path
+from tenantry.search.hits import Highlight, Hit
+from tenantry.search.queries import Query
+from tenantry.tenancy.sessions import TenantSession
+
+__all__ = ["hybrid_search", "keyword_search", "vector_search"]
+
+DEFAULT_RECALL: Final = 0.97
+DEFAULT_VECTOR_WEIGHT: Final = 0.5
+POOL: Final = 50
+"""Chunks that a hybrid search takes from either search, or twice k where that is more."""
+
+_SIMILAR_ENOUGH: Final = 0.75
+"""Of `difflib`: two letters of six changed places, one of four differs."""
+
+_TEXTS: Final = ARRAY(Text)
+
+_VECTORS: Final = """
+    SELECT id, document_id, title, content, score
+      FROM tenantry.{function}(:question, :k, CAST(:filter AS jsonpath), :least, :recall)
+"""
+_QUESTION: Final = bindparam("question", type_=ARRAY(REAL))
+_CHUNKS: Final = text(_VECTORS.format(function="search_vectors")).bindparams(_QUESTION)
+_DOCUMENTS: Final = text(_VECTORS.format(function="search_documents")).bindparams(_QUESTION)
+
+_WORDS: Final = (
+    bindparam("pairs", type_=_TEXTS),
+    bindparam("excluded", type_=_TEXTS),
+    bindparam("spoken", type_=_TEXTS),
+)
+_KEYWORDS: Final = text("""
+    SELECT id, document_id, title, content, score, excerpt
+      FROM tenantry.search_keywords(
+               :words, :pairs, CAST(:required AS jsonb), :excluded, :spoken, :k,
+               CAST(:filter AS jsonpath), :marked
+           )
+""").bindparams(*_WORDS)
+_HYBRID: Final = text("""
+    SELECT id, document_id, title, content, score, excerpt
+      FROM tenantry.search_hybrid(
+               :question, :words, :pairs, CAST(:required AS jsonb), :excluded, :spoken, :k,
+               CAST(:filter AS jsonpath), :pool, :vector_weight, :recall, :marked
+           )
+""").bindparams(_QUESTION, *_WORDS)
+_SIMILAR_WORDS: Final = text(
+    "SELECT word, candidates FROM tenantry.similar_words(:words, :spoken)"
+).bindparams(bindparam("spoken", type_=_TEXTS))
+_SUBSTRINGS: Final = text("""
+    SELECT id, document_id, title, content, score
+      FROM tenantry.search_substrings(:wanted, :k, CAST(:filter AS jsonpath))
+""")
+
+
+async def vector_search(
+    tx: TenantSession,
+    embedding: Sequence[float],
+    *,
+    k: int = 10,
+    where: Filter | None = None,
+    min_similarity: float | None = None,
+    recall: float = DEFAULT_RECALL,
+    documents: bool = False,
+) -> list[Hit]:
+    """Find the tenant's chunks nearest to a vector.
+
+    Up to some thousand candidates are compared one by one; of more, the HNSW index finds them. See
+    `explain_vector_search` for which, and why.
+
+    Args:
+        tx: A tenant's session.
+        embedding: 1,024 numbers, a sequence or a one-dimensional array.
+        k: How many at most, 1 to 1,000. There are fewer only where the tenant has fewer.
+        where: Conditions on the metadata of documents; see `Filter`.
+        min_similarity: The least cosine similarity, -1 to 1; None for any.
+        recall: Which share of the true k nearest is wanted on average where the index is asked,
+            0.5 to 1; with 1 it is not asked.
+        documents: Search whole documents by their own embedding, and not chunks.
+
+    Returns:
+        Hits by falling cosine similarity.
+
+    Raises:
+        InvalidValueError: An argument is out of its range, or ``embedding`` is no vector that
+            cosine distance is defined for.
+        TenantRequiredError: ``tx`` is not bound to a tenant.
+    """
+    parameters = {
+        "question": checked_vector(embedding),
+        "k": checked_k(k),
+        "filter": filter_path(where),
+        "least": None
+        if min_similarity is None
+        else checked_share(min_similarity, "min_similarity", least=-1.0),
+        "recall": checked_share(recall, "recall", least=0.5),
+    }
+    rows = await checked_session(tx).execute(_DOCUMENTS if documents else _CHUNKS, parameters)
+    return [Hit(*row) for row in rows]
+
+
+async def keyword_search(
+    tx: TenantSession,
+    text: str,
+    *,
+    k: int = 10,
+    language: str | None = None,
+    where: Filter | None = None,
+    highlight: bool = True,
+) -> list[Hit]:
+    """Find the tenant's chunks that match a text's words, in whatever form.
+
+    Chunks with any of the words are found; those with more of them, with rarer ones, and with more
+    occurrences come first. ``"two words"`` in quotes have to stand side by side, ``-word`` must
+    not be there, and between quoted phrases ``OR`` asks for either. Where that gives fewer than
+    ``k`` hits, words that the knowledge base does not have are taken for misspelt ones, and the
+    text is looked for letter by letter.
+
+    Args:
+        tx: A tenant's session.
+        text: What a person has typed. No text is an error; the first 4,000 characters count.
+        k: How many at most, 1 to 1,000.
+        language: The language of the text, of `tenantry.schema.languages.LANGUAGES`; None for those that
+            the tenant's chunks are in.
+        where: Conditions on the metadata of documents; see `Filter`.
+        highlight: Whether hits have a `Highlight`.
+
+    Returns:
+        Hits by falling score.
+
+    Raises:
+        InvalidValueError: ``text`` is not a str, or an argument is out of its range.
+        TenantRequiredError: ``tx`` is not bound to a tenant.
+    """
+    query = Query.parse(checked_text(text))
+    search = _KeywordSearch(
+        checked_session(tx),
+        query,
+        {
+            **_words(query, language),
+            "k": checked_k(k),
+            "filter": filter_path(where),
+            "marked": highlight,
+        },
+    )
+    hits = await search.by_words(query.words)
+    if len(hits) < k and query.is_plain and query.text:
+        hits = await search.by_similar_words() or hits
+    if len(hits) < k and query.is_plain and query.text:
+        hits += await search.by_letters(hits)
+    return hits
+
+
+class _KeywordSearch:
+    """The steps of one keyword search."""
+
+    def __init__(self, tx: TenantSession, query: Query, parameters: dict[str, Any]) -> None:
+        self.tx = tx
+        self.query = query
+        self.parameters = parameters
+
+    async def by_words(self, words: str) -> list[Hit]:
+        rows = await self.tx.execute(_KEYWORDS, {**self.parameters, "words": words})
+        return [_hit(row, self.query) for row in rows]
+
+    async def by_similar_words(self) -> list[Hit]:
+        """Search once more with words that the tenant has for those it has not."""
+        asked = {name: self.parameters[name] for name in ("words", "spoken")}
+        rows = await self.tx.execute(_SIMILAR_WORDS, asked)
+        similar = [
+            each
+            for word, candidates in rows
+            for each in get_close_matches(word, candidates, n=2, cutoff=_SIMILAR_ENOUGH)
+        ]
+        return await self.by_words(" ".join([self.query.words, *similar])) if similar else []
+
+    async def by_letters(self, hits: list[Hit]) -> list[Hit]:
+        """Find what contains the text as it is; all of it comes after ``hits``."""
+        asked = {name: self.parameters[name] for name in ("k", "filter")}
+        rows = await self.tx.execute(_SUBSTRINGS, {**asked, "wanted": self.query.text})
+        known = {hit.id for hit in hits}
+        room = self.parameters["k"] - len(hits)
+        below = hits[-1].score / 2 if hits else 1.0
+        return [
+            replace(
+                hit,
+                score=hit.score * below,
+                highlight=Highlight.of(hit.content, [self.query.text])
+                if self.parameters["marked"]
+                else None,
+            )
+            for hit in (Hit(*row) for row in rows)
+            if hit.id not in known
+        ][:room]
+
+
+async def hybrid_search(
+    tx: TenantSession,
+    *,
+    text: str,
+    embedding: Sequence[float],
+    k: int = 10,
+    where: Filter | None = None,
+    language: str | None = None,
+    vector_weight: float = DEFAULT_VECTOR_WEIGHT,
+    recall: float = DEFAULT_RECALL,
+    highlight: bool = True,
+) -> list[Hit]:
+    """Find the tenant's chunks that suit a question best, by its words and by its vector.
+
+    One round trip. The best chunks of either search get both scores, each measured in standard
+    deviations from their mean, and are ordered by the weighted sum. On a real corpus this is better
+    than either search, and than fusing ranks; see docs/search.md for the numbers.
+
+    Args:
+        tx: A tenant's session.
+        text: The question as it was typed; as in `keyword_search`. What it excludes, or demands in
+            quotes, holds for every hit.
+        embedding: The question's vector; as in `vector_search`.
+        k: How many at most, 1 to 1,000.
+        where: Conditions on the metadata of documents; see `Filter`.
+        language: As in `keyword_search`.
+        vector_weight: The vector's share of the score, 0 to 1.
+        recall: As in `vector_search`.
+        highlight: Whether hits have a `Highlight`.
+
+    Returns:
+        Hits by falling score.
+
+    Raises:
+        InvalidValueError: An argument is out of its range or of another type.
+        TenantRequiredError: ``tx`` is not bound to a tenant.
+    """
+    query = Query.parse(checked_text(text))
+    parameters = {
+        **_words(query, language),
+        "question": checked_vector(embedding),
+        "k": checked_k(k),
+        "filter": filter_path(where),
+        "pool": max(POOL, 2 * k),
+        "vector_weight": checked_share(vector_weight, "vector_weight"),
+        "recall": checked_share(recall, "recall", least=0.5),
+        "marked": highlight,
+    }
+    rows = await checked_session(tx).execute(_HYBRID, parameters)
+    return [_hit(row, query) for row in rows]
+
+
+def _words(query: Query, language: str | None) -> dict[str, Any]:
+    return {
+        "words": query.words,
+        "pairs": query.pairs,
+        "required": query.required_json,
+        "excluded": query.excluded,
+        "spoken": checked_languages(language),
+    }
+
+
+def _hit(row: Any, query: Query) -> Hit:
+    *found, excerpt = row
+    return Hit(*found, highlight=_highlight(found[3], excerpt, query))
+
+
+def _highlight(content: str, excerpt: str | None, query: Query) -> Highlight | None:
+    if excerpt is None:
+        return None
+    marked = Highlight.from_marked(excerpt)
+    if any(matches for _, matches in marked.parts):
+        return marked
+    # PostgreSQL takes a run of Chinese or Japanese for one word, and marks none.
+    return Highlight.of(content, [pair.replace(" ", "") for pair in query.pairs])

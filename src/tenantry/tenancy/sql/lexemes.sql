@@ -1,0 +1,23 @@
+-- What keyword search finds a text by: its words in their basic form, with their positions. The
+-- column knowledge_chunks.lexemes is made by it.
+--
+-- PostgreSQL's parser takes a run of Chinese or Japanese for one word: here each character becomes
+-- one, and search puts neighbours together again. What comes after the first 100,000 characters is
+-- not found by keywords: a tsvector holds at most 1 MB, and a text with more would be refused.
+CREATE OR REPLACE FUNCTION tenantry.lexemes(language text, content text) RETURNS tsvector
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    RETURN pg_catalog.to_tsvector(
+        tenantry.word_forms(language),
+        CASE
+            WHEN pg_catalog.octet_length(content) = pg_catalog.char_length(content)
+                THEN pg_catalog.left(content, 100000)
+            ELSE pg_catalog.regexp_replace(
+                pg_catalog.left(content, 100000),
+                '([\u3005-\u3007\u3040-\u30FF\u3400-\u4DBF\u4E00-\u9FFF\uF900-\uFAFF])',
+                ' \1 ', 'g')
+        END
+    );
+
+REVOKE ALL ON FUNCTION tenantry.lexemes(text, text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION tenantry.lexemes(text, text)
+    TO tenantry_app, tenantry_operator, tenantry_auth;

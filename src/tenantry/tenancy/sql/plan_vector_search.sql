@@ -1,0 +1,70 @@
+-- Whether a vector search compares with every chunk of the tenant's, or asks the HNSW index, and
+-- why. For the search functions, which do as it says.
+--
+--   wanted_documents   the documents that a filter lets through; NULL: no filter
+--   k, recall          as in tenantry.nearest_chunks
+--   of_documents       whether whole documents are searched, and not chunks
+--
+-- Comparing costs the same for each candidate. The index finds the nearest rows of all tenants and
+-- leaves out what is not wanted: it visits the more of them the fewer are wanted. Where n of N
+-- rows are wanted, the one costs n and the other N / n, so they cost the same at a multiple of the
+-- root of N. n is counted up to there and no further: a thirtieth of what comparing would cost.
+--
+-- That multiple, and the ef_search that each recall takes, depend on the vectors and the machine.
+-- `tenantry knowledge tune` measures them and keeps them in the database's setting
+-- tenantry.vector_search; what stands here is for a database where nobody has. Where no ef_search
+-- has reached the recall, the index is not asked.
+CREATE OR REPLACE FUNCTION tenantry.plan_vector_search(
+    tenant uuid, wanted_documents uuid[], k integer, recall double precision,
+    of_documents boolean,
+    OUT plan text, OUT candidates bigint, OUT exact_up_to bigint, OUT ef_search integer
+)
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+    SET plan_cache_mode = force_generic_plan
+    SET enable_seqscan = off
+    SET jit = off
+AS $$
+DECLARE
+    tuned jsonb := coalesce(
+        nullif(current_setting('tenantry.vector_search', true), ''),
+        '{"roots": 16, "ef_search": {"0.9": 100, "0.95": 200, "0.97": 400, "0.99": 800}}'
+    );
+    total double precision;
+BEGIN
+    SELECT min(reached.value::integer) INTO ef_search
+      FROM jsonb_each_text(tuned -> 'ef_search') reached
+     WHERE reached.key::double precision >= recall;
+    ef_search := least(1000, ef_search * greatest(1, k / 20.0));
+    SELECT greatest(c.reltuples, 0) INTO total
+      FROM pg_class c
+     WHERE c.oid = CASE WHEN of_documents THEN 'public.knowledge_documents'::regclass
+                        ELSE 'public.knowledge_chunks'::regclass END;
+    exact_up_to := greatest((tuned ->> 'roots')::double precision * sqrt(total), 10 * k);
+    IF ef_search < k THEN
+        ef_search := NULL;
+    END IF;
+    IF of_documents AND wanted_documents IS NOT NULL THEN
+        candidates := cardinality(wanted_documents);
+    ELSIF of_documents THEN
+        SELECT count(*) INTO candidates FROM (
+            SELECT FROM public.knowledge_documents d WHERE d.tenant_id = tenant
+             LIMIT exact_up_to + 1
+        ) counted;
+    ELSIF wanted_documents IS NULL THEN
+        SELECT count(*) INTO candidates FROM (
+            SELECT FROM public.knowledge_chunks c WHERE c.tenant_id = tenant LIMIT exact_up_to + 1
+        ) counted;
+    ELSE
+        SELECT count(*) INTO candidates FROM (
+            SELECT FROM unnest(wanted_documents) wanted
+              JOIN public.knowledge_chunks c ON c.tenant_id = tenant AND c.document_id = wanted
+             LIMIT exact_up_to + 1
+        ) counted;
+    END IF;
+    plan := CASE WHEN candidates <= exact_up_to OR ef_search IS NULL THEN 'exact' ELSE 'hnsw' END;
+END
+$$;
+
+REVOKE ALL ON FUNCTION
+    tenantry.plan_vector_search(uuid, uuid[], integer, double precision, boolean) FROM PUBLIC;

@@ -1,0 +1,36 @@
+-- The bound tenant's documents nearest to a vector. For the application; see tenantry.vector_search.
+CREATE OR REPLACE FUNCTION tenantry.search_documents(
+    question real[], k integer, filter jsonpath, least_similarity double precision, recall double precision
+)
+    RETURNS TABLE (
+        id uuid, document_id uuid, title text, content text, score double precision
+    )
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path = pg_catalog, public, pg_temp
+    SET plan_cache_mode = force_generic_plan
+    SET enable_seqscan = off
+    SET jit = off
+AS $$
+DECLARE
+    tenant uuid := tenantry.current_tenant();
+BEGIN
+    IF tenant IS NULL THEN
+        RETURN;
+    END IF;
+    RETURN QUERY
+    SELECT d.id, d.id, d.title, d.content, 1 - n.distance
+      FROM tenantry.nearest_documents(
+               tenant, question::vector, k, tenantry.filtered_documents(tenant, filter), recall
+           ) WITH ORDINALITY n (document_id, distance, number)
+      JOIN public.knowledge_documents d ON d.tenant_id = tenant AND d.id = n.document_id
+     WHERE least_similarity IS NULL OR 1 - n.distance >= least_similarity
+     ORDER BY n.number;
+END
+$$;
+
+REVOKE ALL ON FUNCTION
+    tenantry.search_documents(real[], integer, jsonpath, double precision, double precision)
+    FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION
+    tenantry.search_documents(real[], integer, jsonpath, double precision, double precision)
+    TO tenantry_app;

@@ -1,0 +1,84 @@
+-- The bound tenant's chunks that suit a question best by its words and by its vector. For the
+-- application; see tenantry.hybrid_search.
+--
+--   pool            how many chunks are taken from either search
+--   vector_weight   the vector's share of the score, 0 to 1; the words have the rest
+--
+-- Each chunk of either pool gets both scores, also the one that it was not found by, and both are
+-- measured in standard deviations from the mean of all of them. So no score is missing, as with a
+-- fusion of ranks, and neither the range nor the offset of a model's similarities matters. The sum
+-- is put between 0 and 1 by the logistic function.
+CREATE OR REPLACE FUNCTION tenantry.search_hybrid(
+    question real[], words text, pairs text[], required jsonb, excluded text[], spoken text[],
+    k integer, filter jsonpath, pool integer, vector_weight double precision,
+    recall double precision, marked boolean
+)
+    RETURNS TABLE (
+        id uuid, document_id uuid, title text, content text, score double precision, excerpt text
+    )
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path = pg_catalog, public, pg_temp
+    SET enable_seqscan = off
+    SET jit = off
+AS $$
+DECLARE
+    tenant uuid := tenantry.current_tenant();
+    wanted_documents uuid[];
+    t record;
+    demanded tsquery;
+    asked vector := question::vector;
+BEGIN
+    IF tenant IS NULL THEN
+        RETURN;
+    END IF;
+    wanted_documents := tenantry.filtered_documents(tenant, filter);
+    t := tenantry.weigh_terms(tenant, words, pairs, spoken);
+    demanded := tenantry.demands(t.languages, required, excluded);
+    RETURN QUERY
+    WITH found AS MATERIALIZED (
+        SELECT n.chunk_id
+          FROM tenantry.nearest_chunks(tenant, asked, pool, wanted_documents, recall) n
+        UNION
+        SELECT m.chunk_id
+          FROM tenantry.matching_chunks(
+                   tenant, t.everything, t.rare, t.terms, t.weights, demanded, pool,
+                   wanted_documents
+               ) m
+    ), scored AS (
+        SELECT c.id, 1 - (c.embedding <=> asked) AS similarity, coalesce(r.score, 0) AS keywords
+          FROM found f
+          JOIN public.knowledge_chunks c ON c.tenant_id = tenant AND c.id = f.chunk_id
+         CROSS JOIN LATERAL (
+            SELECT sum(each.weight * ts_rank(c.lexemes, each.term, 16)) AS score
+              FROM unnest(t.terms, t.weights) each (term, weight)
+         ) r
+         WHERE demanded IS NULL OR c.lexemes @@ demanded
+    ), best AS (
+        SELECT s.id,
+               vector_weight * coalesce(
+                   (coalesce(s.similarity, min(s.similarity) OVER ()) - avg(s.similarity) OVER ())
+                   / nullif(stddev_pop(s.similarity) OVER (), 0), 0)
+               + (1 - vector_weight) * coalesce(
+                   (s.keywords - avg(s.keywords) OVER ())
+                   / nullif(stddev_pop(s.keywords) OVER (), 0), 0) AS score
+          FROM scored s ORDER BY score DESC, s.id LIMIT k
+    )
+    SELECT c.id, c.document_id, d.title, c.content, 1 / (1 + exp(-b.score)),
+           CASE WHEN marked THEN
+               tenantry.excerpt(c.language, c.content, coalesce(t.everything || demanded, t.everything, demanded))
+           END
+      FROM best b
+      JOIN public.knowledge_chunks c ON c.tenant_id = tenant AND c.id = b.id
+      JOIN public.knowledge_documents d ON d.tenant_id = tenant AND d.id = c.document_id
+     ORDER BY b.score DESC, b.id;
+END
+$$;
+
+REVOKE ALL ON FUNCTION tenantry.search_hybrid(
+    real[], text, text[], jsonb, text[], text[], integer, jsonpath, integer, double precision,
+    double precision, boolean
+) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION tenantry.search_hybrid(
+    real[], text, text[], jsonb, text[], text[], integer, jsonpath, integer, double precision,
+    double precision, boolean
+) TO tenantry_app;

@@ -1,0 +1,39 @@
+-- The bound tenant's chunks that contain a text as it is, in whatever case: parts of words, numbers
+-- of parts, languages whose words PostgreSQL does not know. For the application; see
+-- tenantry.keyword_search. Documents are found by their trigrams, chunks within them by looking, so
+-- a chunk is found if its document has the text as well.
+CREATE OR REPLACE FUNCTION tenantry.search_substrings(wanted text, k integer, filter jsonpath)
+    RETURNS TABLE (
+        id uuid, document_id uuid, title text, content text, score double precision
+    )
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path = pg_catalog, public, pg_temp
+    SET plan_cache_mode = force_custom_plan
+    SET jit = off
+AS $$
+DECLARE
+    tenant uuid := tenantry.current_tenant();
+    pattern text := '%' || replace(replace(replace(wanted, '\', '\\'), '%', '\%'), '_', '\_') || '%';
+    wanted_documents uuid[];
+BEGIN
+    IF tenant IS NULL OR wanted = '' THEN
+        RETURN;
+    END IF;
+    wanted_documents := tenantry.filtered_documents(tenant, filter);
+    RETURN QUERY
+    SELECT c.id, c.document_id, d.title, c.content, word_similarity(wanted, left(c.content, 100000))::double precision
+      FROM (
+        SELECT c.id, c.document_id, c.content
+          FROM public.knowledge_documents d
+          JOIN public.knowledge_chunks c ON c.tenant_id = tenant AND c.document_id = d.id
+         WHERE d.tenant_id = tenant AND d.content ILIKE pattern AND c.content ILIKE pattern
+           AND (wanted_documents IS NULL OR d.id = ANY (wanted_documents))
+         LIMIT k
+      ) c
+      JOIN public.knowledge_documents d ON d.tenant_id = tenant AND d.id = c.document_id
+     ORDER BY 5 DESC, 1;
+END
+$$;
+
+REVOKE ALL ON FUNCTION tenantry.search_substrings(text, integer, jsonpath) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION tenantry.search_substrings(text, integer, jsonpath) TO tenantry_app;

@@ -1,0 +1,56 @@
+-- For each of a question's words that the bound tenant's knowledge base does not have: words that it
+-- has, with the same two first letters and about the same length, by their share of trigrams. For
+-- the application; see tenantry.keyword_search, which chooses among them.
+--
+-- Up to eight words are looked at, each in up to 500 chunks.
+CREATE OR REPLACE FUNCTION tenantry.similar_words(words text, spoken text[])
+    RETURNS TABLE (word text, candidates text[])
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path = pg_catalog, public, pg_temp
+    SET plan_cache_mode = force_custom_plan
+    SET jit = off
+AS $$
+DECLARE
+    tenant uuid := tenantry.current_tenant();
+    asked text;
+BEGIN
+    IF tenant IS NULL THEN
+        RETURN;
+    END IF;
+    IF spoken IS NULL THEN
+        spoken := ARRAY(
+            SELECT DISTINCT c.language FROM (
+                SELECT c.language FROM public.knowledge_chunks c WHERE c.tenant_id = tenant LIMIT 512
+            ) c
+        );
+    END IF;
+    FOR asked IN
+        SELECT w.lexeme FROM unnest(spoken) l, unnest(tenantry.lexemes(l, words)) w
+         WHERE char_length(w.lexeme) BETWEEN 4 AND 64
+         GROUP BY w.lexeme ORDER BY min(w.positions[1]) LIMIT 8
+    LOOP
+        CONTINUE WHEN EXISTS (
+            SELECT FROM public.knowledge_chunks c
+             WHERE c.tenant_id = tenant AND c.lexemes @@ array_to_tsvector(ARRAY[asked])::text::tsquery
+        );
+        word := asked;
+        candidates := ARRAY(
+            SELECT v.lexeme FROM (
+                SELECT DISTINCT u.lexeme FROM (
+                    SELECT c.lexemes FROM public.knowledge_chunks c
+                     WHERE c.tenant_id = tenant
+                       AND c.lexemes @@ (array_to_tsvector(ARRAY[left(asked, 2)])::text || ':*')::tsquery
+                     LIMIT 500
+                ) c, unnest(c.lexemes) u
+                 WHERE left(u.lexeme, 2) = left(asked, 2)
+                   AND char_length(u.lexeme) BETWEEN char_length(asked) - 2 AND char_length(asked) + 2
+            ) v
+             ORDER BY similarity(v.lexeme, asked) DESC, v.lexeme LIMIT 50
+        );
+        RETURN NEXT;
+    END LOOP;
+END
+$$;
+
+REVOKE ALL ON FUNCTION tenantry.similar_words(text, text[]) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION tenantry.similar_words(text, text[]) TO tenantry_app;

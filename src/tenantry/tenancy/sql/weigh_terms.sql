@@ -1,0 +1,63 @@
+-- The terms of a question, each with its weight for the tenant: the rarer a term is in its
+-- knowledge base, the more it says. For the search functions only, which run as tenantry_auth.
+--
+--   words    the question's words
+--   pairs    neighbours in a script without spaces, as in '退 款': a term each
+--   spoken   the question's languages; NULL: those that the tenant's chunks are in
+--
+-- terms and weights belong together, at most 32, the weightiest. everything finds a chunk by any of
+-- them. rare is for a large knowledge base: it finds by those terms that are in a tenth of the
+-- chunks at most, and a term that is everywhere only adds to their score; in a small one, or where
+-- every term is common, it is the same as everything.
+--
+-- The weight is BM25's: ln(1 + (N - n + 0.5) / (n + 0.5)) (Robertson and Zaragoza, 2009, in the
+-- form of Lucene). N and n are counted in a sample, the 256 oldest and the 256 newest chunks;
+-- they are the tenant's own, so that no tenant's words show in another's results.
+CREATE OR REPLACE FUNCTION tenantry.weigh_terms(
+    tenant uuid, words text, pairs text[], spoken text[],
+    OUT languages text[], OUT terms tsquery[], OUT weights double precision[],
+    OUT everything tsquery, OUT rare tsquery
+)
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+    SET enable_seqscan = off
+    SET jit = off
+AS $$
+BEGIN
+    WITH sample AS MATERIALIZED (
+        (SELECT c.language, c.lexemes FROM public.knowledge_chunks c
+          WHERE c.tenant_id = tenant ORDER BY c.id LIMIT 256)
+        UNION ALL
+        (SELECT c.language, c.lexemes FROM public.knowledge_chunks c
+          WHERE c.tenant_id = tenant ORDER BY c.id DESC LIMIT 256)
+    ), heard AS (
+        SELECT DISTINCT s.language FROM sample s WHERE spoken IS NULL
+        UNION ALL
+        SELECT unnest(spoken)
+    ), asked AS (
+        (SELECT ('''' || replace(replace(word.lexeme, '\', '\\'), '''', '''''') || '''')::tsquery
+                    AS term
+           FROM heard h, unnest(tenantry.lexemes(h.language, words)) word
+          GROUP BY word.lexeme ORDER BY min(word.positions[1]) LIMIT 128)
+        UNION
+        SELECT phraseto_tsquery('pg_catalog.simple', pair) FROM unnest(pairs) pair
+    ), counted AS (
+        SELECT a.term, count(s.lexemes) AS found, (SELECT count(*) FROM sample) AS size
+          FROM asked a LEFT JOIN sample s ON s.lexemes @@ a.term
+         GROUP BY a.term
+    ), weighed AS (
+        SELECT c.term, c.size < 512 OR c.found <= c.size * 0.1 AS is_rare,
+               ln(1 + (c.size - c.found + 0.5) / (c.found + 0.5))::double precision AS weight
+          FROM counted c ORDER BY weight DESC, c.term LIMIT 32
+    )
+    SELECT (SELECT array_agg(h.language) FROM heard h),
+           array_agg(w.term), array_agg(w.weight),
+           string_agg(w.term::text, ' | ')::tsquery,
+           coalesce(string_agg(w.term::text, ' | ') FILTER (WHERE w.is_rare),
+                    string_agg(w.term::text, ' | '))::tsquery
+      INTO languages, terms, weights, everything, rare
+      FROM weighed w;
+END
+$$;
+
+REVOKE ALL ON FUNCTION tenantry.weigh_terms(uuid, text, text[], text[]) FROM PUBLIC;
