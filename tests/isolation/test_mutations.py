@@ -50,20 +50,22 @@ def _audit(connection: Connection) -> list[Finding]:
 
 
 @pytest.fixture(scope="module")
-async def database(server: Server, template: str) -> AsyncIterator[str]:
+async def connection(server: Server, template: str) -> AsyncIterator[AsyncConnection]:
+    """The superuser's; a new one for each case would learn the catalog anew each time."""
     name = await server.create_database(template=template)
-    yield name
+    engine = create_engine(server.at(name), pool_class=NullPool)
+    async with engine.connect() as connection:
+        yield connection
+    await engine.dispose()
     await server.drop_database(name)
 
 
 @pytest.fixture
-async def patient(server: Server, database: str) -> AsyncIterator[Patient]:
-    engine = create_engine(server.at(database), pool_class=NullPool)
-    async with engine.connect() as connection:
-        admin = (await connection.exec_driver_sql("SELECT current_user::text")).scalar_one()
-        yield Patient(connection, database, admin)
-        await connection.rollback()
-    await engine.dispose()
+async def patient(connection: AsyncConnection) -> AsyncIterator[Patient]:
+    here = await connection.exec_driver_sql("SELECT current_database()::text, current_user::text")
+    database, admin = map(str, here.one())
+    yield Patient(connection, database, admin)
+    await connection.rollback()
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
