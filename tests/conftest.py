@@ -14,7 +14,8 @@ import shutil
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -27,6 +28,7 @@ from tenantry.ops import embedded
 from tenantry.ops.migrations import migrate
 from tenantry.schema import Tenant
 from tenantry.schema.row_security import APP_ROLE
+from tests.driver import remember_types
 from tests.places import in_memory, scratch
 
 # A developer's own settings must not reach the tests.
@@ -50,6 +52,7 @@ class Server:
     """The server under test."""
 
     url: URL
+    _kept: dict[asyncio.AbstractEventLoop, asyncpg.Connection] = field(default_factory=dict)
 
     def at(self, database: str, *, user: str | None = None) -> URL:
         """The URL of a database on it, as the superuser or another role."""
@@ -65,11 +68,36 @@ class Server:
         finally:
             await connection.close()
 
+    @asynccontextmanager
+    async def administered(self) -> AsyncIterator[None]:
+        """Within the block one connection makes and drops the databases of this event loop.
+
+        To open one costs as much as to drop a database.
+        """
+        loop = asyncio.get_running_loop()
+        self._kept[loop] = await open_connection(self.url)
+        try:
+            yield
+        finally:
+            await self._kept.pop(loop).close()
+
+    @asynccontextmanager
+    async def _administrator(self) -> AsyncIterator[asyncpg.Connection]:
+        loop = asyncio.get_running_loop()
+        kept = self._kept.pop(loop, None)  # two at once need two
+        connection = kept or await open_connection(self.url)
+        try:
+            yield connection
+        finally:
+            if kept is None:
+                await connection.close()
+            else:
+                self._kept[loop] = connection
+
     async def create_database(self, *, template: str = "template0") -> str:
         """Make a database and return its name."""
         name = f"tenantry_test_{uuid4().hex[:12]}"
-        connection = await open_connection(self.url)
-        try:
+        async with self._administrator() as connection:
             # On a disk, copying files costs three times as much as PostgreSQL's own default.
             memory = in_memory(await connection.fetchval("SHOW data_directory"))
             strategy = "FILE_COPY" if memory else "WAL_LOG"
@@ -79,13 +107,12 @@ class Server:
             if template != "template0":
                 copy = _COPY_OF_THE_DATABASE_ITSELF.format(name=name, template=template)
                 await connection.execute(copy)
-        finally:
-            await connection.close()
         return name
 
     async def drop_database(self, name: str) -> None:
         """Drop a database, whoever is connected to it."""
-        await self.run(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        async with self._administrator() as connection:
+            await connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
 
 async def open_connection(url: URL) -> asyncpg.Connection:
@@ -124,6 +151,7 @@ def pytest_collection_finish() -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Refuse to share a server between processes; let what the tests start be interrupted."""
+    remember_types()
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as of a shell's background job
         signal.signal(signal.SIGINT, signal.default_int_handler)
     given, needed = len(_given()), config.getoption("numprocesses", None) or 1
@@ -153,6 +181,7 @@ def server() -> Iterator[Server]:
         "full_page_writes": "off",
         "synchronous_commit": "off",
         "autovacuum": "off",  # hundreds of databases that live for a second
+        "jit": "off",  # the driver would switch it off, and on again, at each look at a type
     }
     started = embedded.start(folder / "data", settings=settings)
     try:
@@ -172,7 +201,8 @@ async def template(server: Server) -> AsyncIterator[str]:
         password = await connection.fetchval("SELECT quote_literal($1::text)", server.url.password)
         await connection.execute(f"ALTER ROLE {APP_ROLE} PASSWORD {password}")
         await connection.close()
-    yield name
+    async with server.administered():
+        yield name
     await server.drop_database(name)
 
 
