@@ -1,4 +1,4 @@
-"""A database with knowledge to be searched, filled by the superuser past all that is not its matter."""
+"""A database with knowledge to be searched, written by the superuser."""
 
 from __future__ import annotations
 

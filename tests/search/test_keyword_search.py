@@ -98,7 +98,7 @@ async def test_syntax(search: Search, text: str, found: set[str]) -> None:
     ],
 )
 async def test_languages(search: Search, text: str, found: str) -> None:
-    """Each language's words are found in another form, those without word forms or spaces as well."""
+    """Each language's words are found in other forms, also where PostgreSQL knows none."""
     assert found in contents(await search(text))
 
 
