@@ -7,13 +7,20 @@ import asyncio
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
-from benchmarks import seed_loading, session_validation, signing_in, tenant_transaction
+from benchmarks import (
+    chunk_loading,
+    seed_loading,
+    session_validation,
+    signing_in,
+    tenant_transaction,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
 BENCHMARKS: Final[dict[str, Callable[[argparse.Namespace], Coroutine[Any, Any, bool]]]] = {
     "seed_loading": seed_loading.run,
+    "chunk_loading": chunk_loading.run,
     "tenant_transaction": tenant_transaction.run,
     "session_validation": session_validation.run,
     "signing_in": signing_in.run,
@@ -29,6 +36,9 @@ def main() -> int:
     )
     parser.add_argument(
         "--sessions", type=int, default=0, help="compare with so many sessions, as 10000000"
+    )
+    parser.add_argument(
+        "--rows", type=int, default=100_000, help="chunks whose memory is measured, as 1000000"
     )
     parser.add_argument("--rounds", type=int, default=2, help="how often (default: 2)")
     parser.add_argument(

@@ -558,19 +558,55 @@ async def test_lost_connection_is_named(
     assert await load(db, tenants, ["x"], document_id=document) == 1
 
 
+@pytest.fixture
+async def taking(
+    admin: asyncpg.Connection, tenants: TenantPair, document: UUID
+) -> AsyncIterator[asyncpg.Connection]:
+    """A transaction of somebody else's that is about to take the document's position 3."""
+    async with admin.transaction():
+        await admin.execute(
+            "INSERT INTO knowledge_chunks (tenant_id, document_id, content, position)"
+            " VALUES ($1, $2, 'theirs', 3)",
+            tenants.a.id,
+            document,
+        )
+        yield admin
+
+
 async def test_other_refusals_are_sqlalchemys(
-    db: Database, tenants: TenantPair, document: UUID
+    db: Database, tenants: TenantPair, document: UUID, taking: asyncpg.Connection
 ) -> None:
     """What PostgreSQL refuses for reasons of its own arrives as from the ORM, without values."""
     async with db.tenant(tenants.a.id) as tx:
-        await tx.execute(text("SET LOCAL statement_timeout = '300ms'"))
-        many = [Chunk("secret", vector(n)) for n in range(1000)]
+        await tx.execute(text("SET LOCAL lock_timeout = '50ms'"))
         with pytest.raises(DBAPIError) as caught:
-            await load_chunks(tx, many, document_id=document, batch_size=1000)
-        await tx.execute(text("SET LOCAL statement_timeout = 0"))
+            await load_chunks(tx, [Chunk("secret", UNIT)] * 100, document_id=document)
         assert await load_chunks(tx, ["x"], document_id=document) == 1
-    assert getattr(caught.value.orig, "sqlstate", None) == "57014"
+    assert getattr(caught.value.orig, "sqlstate", None) == "55P03"
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+async def test_load_that_waits_for_a_lock_can_be_cancelled(
+    db: Database,
+    tenants: TenantPair,
+    document: UUID,
+    taking: asyncpg.Connection,
+    times: int,
+) -> None:
+    """However long somebody holds a row, a cancelled load ends, and leaves nothing."""
+    task = asyncio.create_task(load(db, tenants, [Chunk("x", UNIT)] * 2000, document_id=document))
+    waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'"
+    while not await taking.fetchval(waiting):  # noqa: ASYNC110 - it is the server that waits
+        await asyncio.sleep(0.01)
+    for _ in range(times):
+        task.cancel()
+        await asyncio.sleep(0.02)
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(task, 5)
+    assert await count(db) == 0
+    other = [Chunk("x", position=9)]
+    assert await load(db, tenants, other, document_id=document) == 1
 
 
 async def test_rights_that_are_gone_are_named(

@@ -1,28 +1,22 @@
 """Bulk loading of chunks by a tenant's session, under row security.
 
 PostgreSQL refuses COPY FROM on a table under row security, and the application's role may not make
-the temporary table that would lead around it. So rows go as arrays, in binary, by one prepared
-INSERT … SELECT unnest(…): policies, constraints and keys see each of them.
+the temporary table that would lead around it; see `tenantry.knowledge.inserting` for what is done
+instead.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Any, Final, cast
-from uuid import UUID, uuid4
+from collections.abc import AsyncIterable, Callable, Iterable
+from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID
 
-import asyncpg
-from sqlalchemy import ARRAY, any_, func, literal, select, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import ARRAY, any_, func, literal, select
 
 from tenantry.errors import (
-    ConflictError,
-    DatabaseUnavailableError,
     DocumentUnknownError,
     InvalidValueError,
-    ReadOnlyError,
     SessionUseError,
 )
 from tenantry.knowledge.chunks import (
@@ -33,44 +27,23 @@ from tenantry.knowledge.chunks import (
     Reader,
     as_document_id,
 )
+from tenantry.knowledge.inserting import Inserting, prepared
 from tenantry.schema import KnowledgeChunk, KnowledgeDocument
-from tenantry.schema.base import uuid7
-from tenantry.tenancy.catalog import quote
-from tenantry.tenancy.connecting import translate
 from tenantry.tenancy.sessions import TenantSession
 
 if TYPE_CHECKING:
-    from asyncpg.prepared_stmt import PreparedStatement
-    from sqlalchemy.ext.asyncio import AsyncConnection
+    pass
 
 __all__ = ["BATCH_SIZE", "load_chunks", "require_tenant"]
 
-BATCH_SIZE: Final = 200
-"""Rows per statement. 200 vectors of 1,024 dimensions, 0.8 MB, stay in a processor's cache."""
+BATCH_SIZE: Final = 512
+"""Rows that are read before they are sent: 2 MB of vectors, and as many that are on their way."""
 
 _ROWS_AT_A_TIME: Final = 8
 """Rows read and checked before the event loop has its turn, which feeds the statement under way."""
 
 _DOCUMENTS_KEPT: Final = 10_000
 """Documents whose next free position is remembered; others are looked up again."""
-
-_POSITION_KEY: Final = "knowledge_chunks_tenant_id_document_id_position_key"
-_DOCUMENT_KEY: Final = "knowledge_chunks_tenant_id_document_id_fkey"
-
-_SURROUNDINGS: Final = text("""
-    SELECT n.nspname AS vector_schema,
-           pg_catalog.current_setting('transaction_read_only')::pg_catalog.bool AS read_only
-      FROM pg_catalog.pg_extension e
-      JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'vector'
-""")
-
-# unnest() in the select list and not in FROM, where PostgreSQL would first put all rows aside.
-_INSERT: Final = """
-    INSERT INTO public.knowledge_chunks
-           (tenant_id, id, document_id, content, embedding, position)
-    SELECT $1::pg_catalog.uuid, unnest($2::pg_catalog.uuid[]), unnest($3::pg_catalog.uuid[]),
-           unnest($4::pg_catalog.text[]), unnest($5::{vector}[]), unnest($6::pg_catalog.int4[])
-"""
 
 
 async def load_chunks(
@@ -123,8 +96,8 @@ async def load_chunks(
     reader = Reader(document_id=document, embeddings=embeddings)
     await tx.flush()
     connection = await tx.connection()
-    async with _prepared(connection) as statement, tx.begin_nested():
-        inserting = _Inserting(tx.tenant_id, connection, statement, on_batch)
+    async with prepared(connection) as inserts, tx.begin_nested():
+        inserting = Inserting(tx.tenant_id, connection, inserts, on_batch)
         places = _Places(tx)
         if document is not None:
             await places.look_up({document})
@@ -154,7 +127,7 @@ class _Load:
     """Reads chunks into a batch while the batch before is being inserted."""
 
     def __init__(
-        self, reader: Reader, places: _Places, inserting: _Inserting, batch_size: int
+        self, reader: Reader, places: _Places, inserting: Inserting, batch_size: int
     ) -> None:
         self._reader = reader
         self._places = places
@@ -267,142 +240,3 @@ def _unknown(missing: set[UUID], batch: Batch | None) -> DocumentUnknownError:
         f"knowledge_chunks, row {batch.first + row}: the tenant has no document "
         f"{batch.documents[row]}. Nothing was written."
     )
-
-
-class _Inserting:
-    """The batch that is in the database's hands."""
-
-    def __init__(
-        self,
-        tenant_id: UUID,
-        connection: AsyncConnection,
-        statement: PreparedStatement[Any],
-        on_batch: Callable[[int], None] | None,
-    ) -> None:
-        self.loaded = 0
-        self._tenant_id = tenant_id
-        self._connection = connection
-        self._statement = statement
-        self._on_batch = on_batch
-        self._running: asyncio.Task[Any] | None = None
-        self._batch = Batch(0)
-
-    async def start(self, batch: Batch) -> None:
-        """Insert ``batch`` once the one before is in; go on meanwhile."""
-        await self.finish()
-        ids = [uuid7() for _ in batch.documents]
-        columns = (ids, batch.documents, batch.contents, batch.embeddings, batch.positions)
-        self._batch = batch
-        self._running = asyncio.create_task(self._statement.fetch(self._tenant_id, *columns))
-        await asyncio.sleep(0)  # it is under way with the loop's next turn
-
-    async def finish(self) -> None:
-        """Wait until the batch is in."""
-        if self._running is None:
-            return
-        try:
-            await self._running
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
-            raise await self._refused(error) from error
-        self._running = None
-        self.loaded += len(self._batch)
-        if self._on_batch is not None:
-            self._on_batch(len(self._batch))
-
-    async def give_up(self) -> None:
-        """Leave nothing under way on the connection."""
-        if self._running is not None:
-            self._running.cancel()
-            await asyncio.wait([self._running])
-            if not self._running.cancelled():
-                self._running.exception()  # asked for, so that nobody misses it
-
-    async def _refused(self, error: Exception) -> Exception:
-        if not isinstance(error, asyncpg.PostgresError) or await _is_lost(self._connection):
-            await self._connection.invalidate()
-            return _translated(error)
-        constraint = error.as_dict().get("constraint_name")
-        if constraint == _POSITION_KEY:
-            return _taken(self._batch)
-        if constraint == _DOCUMENT_KEY:
-            return DocumentUnknownError(f"{_rows(self._batch)}: a document is not there any more.")
-        return _translated(error)
-
-
-def _translated(error: Exception) -> Exception:
-    if not isinstance(error, asyncpg.PostgresError) or isinstance(error, asyncpg.InterfaceError):
-        return DatabaseUnavailableError(
-            f"The connection was lost while chunks were loaded ({type(error).__name__}). Nothing "
-            "uncommitted was kept."
-        )
-    return translate(error) or DBAPIError(
-        "INSERT INTO knowledge_chunks", None, error, hide_parameters=True
-    )
-
-
-async def _is_lost(connection: AsyncConnection) -> bool:
-    raw = (await connection.get_raw_connection()).driver_connection
-    return raw is None or cast("asyncpg.Connection", raw).is_closed()
-
-
-def _rows(batch: Batch) -> str:
-    return f"knowledge_chunks, rows {batch.first} to {batch.first + len(batch) - 1}"
-
-
-def _taken(batch: Batch) -> ConflictError:
-    seen: dict[tuple[UUID, int | None], int] = {}
-    for row, place in enumerate(
-        zip(batch.documents, batch.positions, strict=True), start=batch.first
-    ):
-        if place in seen:
-            return ConflictError(
-                f"knowledge_chunks, row {row}: position {place[1]} of document {place[0]} is row "
-                f"{seen[place]}'s already. Give each position once, or none. Nothing was written."
-            )
-        seen[place] = row
-    return ConflictError(
-        f"{_rows(batch)}: a position is taken by a chunk of the document that is there already. "
-        "Leave positions out, to append, or replace the document. Nothing was written."
-    )
-
-
-@asynccontextmanager
-async def _prepared(connection: AsyncConnection) -> AsyncIterator[PreparedStatement[Any]]:
-    """Prepare the INSERT on the driver's connection, in the session's transaction.
-
-    The driver chooses its encoders when a statement is prepared and first used. So vectors go in
-    binary through this statement alone: the ORM, which sends them as text, does not notice.
-    """
-    schema, read_only = (await connection.execute(_SURROUNDINGS)).one()
-    if read_only:
-        raise ReadOnlyError(
-            "This session is read-only, or its server is a replica; write with db.tenant(...) "
-            "without read_only."
-        )
-    raw = cast("asyncpg.Connection", (await connection.get_raw_connection()).driver_connection)
-    # A name that is no other's: behind a pooler, others have used this connection of the server.
-    name = f"tenantry_{uuid4().hex}"
-    try:
-        await raw.set_type_codec(
-            "vector", schema=schema, encoder=_as_is, decoder=_as_is, format="binary"
-        )
-        insert = _INSERT.format(vector=f"{quote(schema)}.vector")
-        statement = await raw.prepare(insert, name=name)
-        await statement.fetch(uuid4(), [], [], [], [], [])
-        await raw.reset_type_codec("vector", schema=schema)
-    except BaseException as error:
-        # To take the codec away needs a query, which a failed transaction refuses.
-        await connection.invalidate()
-        if isinstance(error, asyncpg.PostgresError | asyncpg.InterfaceError | OSError):
-            raise _translated(error) from error
-        raise
-    try:
-        yield statement
-    finally:
-        # Where the transaction has failed, or the connection, there is nothing to tidy up.
-        with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
-            await raw.execute(f"DEALLOCATE {name}")
-
-
-def _as_is(value: bytes) -> bytes:
-    return value

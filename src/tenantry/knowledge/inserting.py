@@ -1,0 +1,240 @@
+"""The INSERT of bulk loading, under way while the next rows are read.
+
+Rows go in binary by a prepared INSERT of many rows. The driver's executemany() would not wait for
+an answer between statements, but when it is cancelled, or the connection ends while it sends, it
+waits for ever (asyncpg 0.32).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+from uuid import UUID, uuid4
+
+import asyncpg
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+
+from tenantry.errors import (
+    ConflictError,
+    DatabaseUnavailableError,
+    DocumentUnknownError,
+    ReadOnlyError,
+)
+from tenantry.knowledge.chunks import Batch
+from tenantry.schema.base import uuid7
+from tenantry.tenancy.catalog import quote
+from tenantry.tenancy.connecting import translate
+
+if TYPE_CHECKING:
+    from asyncpg.prepared_stmt import PreparedStatement
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+__all__ = ["Inserting", "prepared"]
+
+_ROWS_PER_INSERT: Final = 128
+"""Rows of one statement: half a megabyte of vectors, which a processor's cache can hold."""
+
+_POSITION_KEY: Final = "knowledge_chunks_tenant_id_document_id_position_key"
+_DOCUMENT_KEY: Final = "knowledge_chunks_tenant_id_document_id_fkey"
+
+_SURROUNDINGS: Final = text("""
+    SELECT n.nspname AS vector_schema,
+           pg_catalog.current_setting('transaction_read_only')::pg_catalog.bool AS read_only
+      FROM pg_catalog.pg_extension e
+      JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'vector'
+""")
+
+_INSERT: Final = """
+    INSERT INTO public.knowledge_chunks
+           (tenant_id, id, document_id, content, embedding, position)
+"""
+
+# Any number of rows, as arrays. To put them into arrays costs the driver more than it takes to send
+# as many parameters, so this is for the rows that are left over.
+_REST: Final = """
+    SELECT $1::pg_catalog.uuid, unnest($2::pg_catalog.uuid[]), unnest($3::pg_catalog.uuid[]),
+           unnest($4::pg_catalog.text[]), unnest($5::{vector}[]), unnest($6::pg_catalog.int4[])
+"""
+
+_COLUMNS: Final = 5
+"""Parameters of a row; the tenant is one for all rows."""
+
+
+class Inserting:
+    """The batch that is in the database's hands."""
+
+    def __init__(
+        self,
+        tenant_id: UUID,
+        connection: AsyncConnection,
+        inserts: Inserts,
+        on_batch: Callable[[int], None] | None,
+    ) -> None:
+        self.loaded = 0
+        self._tenant_id = tenant_id
+        self._connection = connection
+        self._inserts = inserts
+        self._on_batch = on_batch
+        self._running: asyncio.Task[None] | None = None
+        self._batch = Batch(0)
+
+    async def start(self, batch: Batch) -> None:
+        """Insert ``batch`` once the one before is in; go on meanwhile."""
+        await self.finish()
+        self._batch = batch
+        self._running = asyncio.create_task(self._insert(batch))
+        await asyncio.sleep(0)  # it is under way with the loop's next turn
+
+    async def _insert(self, batch: Batch) -> None:
+        columns = (
+            [uuid7() for _ in batch.documents],
+            batch.documents,
+            batch.contents,
+            batch.embeddings,
+            batch.positions,
+        )
+        whole = len(batch) - len(batch) % _ROWS_PER_INSERT
+        for start in range(0, whole, _ROWS_PER_INSERT):
+            rows = zip(*(each[start : start + _ROWS_PER_INSERT] for each in columns), strict=True)
+            await self._inserts.many.fetch(self._tenant_id, *chain.from_iterable(rows))
+        if whole < len(batch):
+            await self._inserts.rest.fetch(self._tenant_id, *(each[whole:] for each in columns))
+
+    async def finish(self) -> None:
+        """Wait until the batch is in."""
+        if self._running is None:
+            return
+        try:
+            await self._running
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            raise await self._refused(error) from error
+        self._running = None
+        self.loaded += len(self._batch)
+        if self._on_batch is not None:
+            self._on_batch(len(self._batch))
+
+    async def give_up(self) -> None:
+        """Leave nothing under way on the connection."""
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.wait([self._running])
+            if not self._running.cancelled():
+                self._running.exception()  # asked for, so that nobody misses it
+
+    async def _refused(self, error: Exception) -> Exception:
+        if (
+            not isinstance(error, asyncpg.PostgresError)
+            or (await _driver(self._connection)).is_closed()
+        ):
+            await self._connection.invalidate()
+            return _translated(error)
+        constraint = error.as_dict().get("constraint_name")
+        if constraint == _POSITION_KEY:
+            return _taken(self._batch)
+        if constraint == _DOCUMENT_KEY:
+            return DocumentUnknownError(f"{_rows(self._batch)}: a document is not there any more.")
+        return _translated(error)
+
+
+def _translated(error: Exception) -> Exception:
+    if not isinstance(error, asyncpg.PostgresError) or isinstance(error, asyncpg.InterfaceError):
+        return DatabaseUnavailableError(
+            f"The connection was lost while chunks were loaded ({type(error).__name__}). Nothing "
+            "uncommitted was kept."
+        )
+    return translate(error) or DBAPIError(
+        "INSERT INTO knowledge_chunks", None, error, hide_parameters=True
+    )
+
+
+async def _driver(connection: AsyncConnection) -> asyncpg.Connection:
+    return cast("asyncpg.Connection", (await connection.get_raw_connection()).driver_connection)
+
+
+def _rows(batch: Batch) -> str:
+    return f"knowledge_chunks, rows {batch.first} to {batch.first + len(batch) - 1}"
+
+
+def _taken(batch: Batch) -> ConflictError:
+    seen: dict[tuple[UUID, int | None], int] = {}
+    for row, place in enumerate(
+        zip(batch.documents, batch.positions, strict=True), start=batch.first
+    ):
+        if place in seen:
+            return ConflictError(
+                f"knowledge_chunks, row {row}: position {place[1]} of document {place[0]} is row "
+                f"{seen[place]}'s already. Give each position once, or none. Nothing was written."
+            )
+        seen[place] = row
+    return ConflictError(
+        f"{_rows(batch)}: a position is taken by a chunk of the document that is there already. "
+        "Leave positions out, to append, or replace the document. Nothing was written."
+    )
+
+
+class Inserts(NamedTuple):
+    """The INSERT of `_ROWS_PER_INSERT` rows, and that of any number."""
+
+    many: PreparedStatement[Any]
+    rest: PreparedStatement[Any]
+
+
+@asynccontextmanager
+async def prepared(connection: AsyncConnection) -> AsyncIterator[Inserts]:
+    """Prepare both on the driver's connection, in the session's transaction."""
+    schema, read_only = (await connection.execute(_SURROUNDINGS)).one()
+    if read_only:
+        raise ReadOnlyError(
+            "This session is read-only, or its server is a replica; write with db.tenant(...) "
+            "without read_only."
+        )
+    raw = await _driver(connection)
+    # Names that are no others': behind a pooler, others have used this connection of the server.
+    names = (f"tenantry_{uuid4().hex}", f"tenantry_{uuid4().hex}")
+    try:
+        inserts = await _prepare(raw, schema, names)
+    except BaseException as error:
+        # To take the codec away needs a query, which a failed transaction refuses.
+        await connection.invalidate()
+        if isinstance(error, asyncpg.PostgresError | asyncpg.InterfaceError | OSError):
+            raise _translated(error) from error
+        raise
+    try:
+        yield inserts
+    finally:
+        # Where the transaction has failed, or the connection, there is nothing to tidy up.
+        with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+            await raw.execute(";".join(f"DEALLOCATE {each}" for each in names))
+
+
+async def _prepare(raw: asyncpg.Connection, schema: str, names: tuple[str, str]) -> Inserts:
+    """Prepare the statements so that they take vectors in binary, and they alone.
+
+    The driver chooses the encoders of a statement when it prepares it. The ORM, which sends
+    vectors as text, does not notice.
+    """
+    await raw.set_type_codec(
+        "vector", schema=schema, encoder=_as_is, decoder=_as_is, format="binary"
+    )
+    inserts = Inserts(
+        await raw.prepare(_INSERT + _values(), name=names[0]),
+        await raw.prepare(_INSERT + _REST.format(vector=f"{quote(schema)}.vector"), name=names[1]),
+    )
+    await raw.reset_type_codec("vector", schema=schema)
+    return inserts
+
+
+def _values() -> str:
+    rows = (
+        f"($1, {', '.join(f'${first + column}' for column in range(_COLUMNS))})"
+        for first in range(2, 2 + _ROWS_PER_INSERT * _COLUMNS, _COLUMNS)
+    )
+    return f"VALUES {', '.join(rows)}"
+
+
+def _as_is(value: bytes) -> bytes:
+    return value
