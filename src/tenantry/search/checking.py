@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Final
 
 from tenantry.errors import InvalidValueError, TenantRequiredError
@@ -20,6 +19,11 @@ __all__ = [
 ]
 
 MAX_K: Final = 1_000
+
+_HUGE: Final = 10**12
+_LEAST: Final = 2.0**-40
+"""Squares of smaller numbers, and of larger ones than its inverse, do not fit the float32 that
+pgvector adds them up in: every similarity would be 1, or 0."""
 
 
 def checked_session(tx: object) -> TenantSession:
@@ -43,7 +47,7 @@ def checked_k(k: object) -> int:
         InvalidValueError: It is not.
     """
     if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= MAX_K:
-        found = k if isinstance(k, int) and abs(k) < 10**12 else f"a {type(k).__name__}"
+        found = k if isinstance(k, int) and abs(k) < _HUGE else f"a {type(k).__name__}"
         raise InvalidValueError(f"k is {found}; a whole number from 1 to {MAX_K:,} is required.")
     return k
 
@@ -65,24 +69,22 @@ def checked_vector(embedding: object) -> list[float]:
     Raises:
         InvalidValueError: It is not; see `check_embedding`.
     """
-    return check_embedding(embedding)
+    numbers = check_embedding(embedding)
+    largest = max(map(abs, numbers))
+    if _LEAST <= largest <= 1 / _LEAST:
+        return numbers
+    return [each / largest for each in numbers]
 
 
-def checked_share(
-    value: object, name: str, *, least: float = 0.0, most: float = 1.0
-) -> float:
+def checked_share(value: object, name: str, *, least: float = 0.0, most: float = 1.0) -> float:
     """Return ``value`` if it is a number from ``least`` to ``most``.
 
     Raises:
         InvalidValueError: It is not.
     """
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | float)
-        or math.isnan(value)
-        or not least <= value <= most
-    ):
-        found = value if isinstance(value, int | float) else f"a {type(value).__name__}"
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+        known = isinstance(value, float) or (isinstance(value, int) and abs(value) < _HUGE)
+        found = value if known else f"a {type(value).__name__}"
         raise InvalidValueError(
             f"{name} is {found}; a number from {least:g} to {most:g} is required."
         )
