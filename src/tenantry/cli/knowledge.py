@@ -1,25 +1,36 @@
-"""``tenantry knowledge``: documents into a tenant's knowledge base."""
+"""``tenantry knowledge``: documents into knowledge bases, and the search tuned to them."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated
+from statistics import median
+from typing import Annotated, Any
 
 import typer
+from rich.table import Table
+from rich.text import Text
 
 from tenantry.cli import console
-from tenantry.cli.console import Json, err, out
+from tenantry.cli.console import Json, counted, err, out
+from tenantry.cli.escaping import printable
 from tenantry.knowledge import HASH_EMBEDDER, ImportReport, import_folder, load_embedder
 from tenantry.ops.tenants import find_tenant
+from tenantry.ops.vector_measuring import (
+    GRID,
+    RECALLS,
+    IndexMeasured,
+    TenantMeasured,
+    TuningReport,
+    measure_vector_search,
+)
+from tenantry.ops.vector_tuning import keep_tuning
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Bring documents into a knowledge base.", no_args_is_help=True)
-
-
-@app.callback()
-def _root() -> None:
-    """Keep `import` a command of its own, though it is the only one."""
+app = typer.Typer(
+    help="Bring documents into knowledge bases, and tune the search.", no_args_is_help=True
+)
 
 
 @app.command("import")
@@ -76,3 +87,113 @@ def _print(result: ImportReport) -> None:
             f"{len(result.gone)} documents have no file any more; --prune removes them",
             markup=False,
         )
+
+
+@app.command()
+def tune(
+    *,
+    seconds: Annotated[float, typer.Option(help="How long to measure at most.")] = 60.0,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Measure, print, and keep nothing.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Measure vector searches on what is stored, and keep what they go by for the database."""
+
+    async def work() -> tuple[TuningReport, bool]:
+        async with console.open_database() as db:
+            with console.progress("asking") as report:
+                found = await measure_vector_search(
+                    db,
+                    seconds=seconds,
+                    on_progress=lambda gone: report(
+                        "asking", min(int(gone), int(seconds)), int(seconds)
+                    ),
+                )
+            if dry_run or found.tuning is None or db.settings.admin_url is None:
+                return found, False
+            await keep_tuning(db.settings.admin_url, found.tuning)
+            return found, True
+
+    found, kept = console.run(work())
+    if as_json:
+        console.print_json(_tuning_row(found, kept=kept))
+    else:
+        for each in found.indexes:
+            _print_measured(found, each)
+    if found.tuning is None:
+        console.step(
+            "nothing to tune: each tenant has so few chunks that a search compares them all"
+        )
+    elif kept:
+        console.step(
+            "kept for connections that are opened from now on. Those that are open keep what they "
+            "have: restart the application, or have its pools renewed."
+        )
+    else:
+        console.step("nothing was kept")
+
+
+def _print_measured(found: TuningReport, index: IndexMeasured) -> None:
+    table = Table(box=None, header_style="bold")
+    for name in ("ef_search", "recall", "±"):
+        table.add_column(name, justify="right")
+    for tenant in index.tenants:
+        heading = Text(f"{printable(tenant.slug)}\n{tenant.chunks:,}")
+        table.add_column(heading, justify="right")
+    exact = (f"{median(each.exact_ms):.1f} ms" for each in index.tenants)
+    table.add_row("exact", "1.000", "", *exact)
+    for ef_search in GRID:
+        recall, error = index.recall(ef_search)
+        times = (f"{median(each.hnsw_ms[ef_search]):.1f} ms" for each in index.tenants)
+        table.add_row(str(ef_search), f"{recall:.3f}", f"{error:.3f}", *times)
+    kinds = {"part": "The indexes of the parts", "whole": "The index of all vectors"}
+    asked = counted(index.questions, "question")
+    out.print(f"{kinds[index.kind]}: {asked}, {found.rows:,} chunks in all")
+    out.print(table)
+    for line in _conclusions(index):
+        out.print(line, markup=False)
+
+
+def _conclusions(index: IndexMeasured) -> list[str]:
+    reached = index.tuning.ef_search
+    lines = [
+        f"recall {recall:g}: "
+        + (
+            f"ef_search {reached[recall]}"
+            if recall in reached
+            else "not reached, so all are compared"
+        )
+        for recall in RECALLS
+    ]
+    if index.exact_up_to is not None:
+        lines.append(f"up to {index.exact_up_to:,} chunks of a tenant are compared")
+    return lines
+
+
+def _tuning_row(found: TuningReport, *, kept: bool) -> dict[str, Any]:
+    return {
+        "chunks": found.rows,
+        "measured": [
+            {
+                "index": index.kind,
+                "questions": index.questions,
+                "recall": {str(ef): round(index.recall(ef)[0], 4) for ef in GRID},
+                "exact_up_to": index.exact_up_to,
+                "tenants": [_tenant_row(each) for each in index.tenants],
+            }
+            for index in found.indexes
+        ],
+        "setting": None if found.tuning is None else json.loads(found.tuning.json()),
+        "kept": kept,
+    }
+
+
+def _tenant_row(tenant: TenantMeasured) -> dict[str, Any]:
+    return {
+        "slug": tenant.slug,
+        "chunks": tenant.chunks,
+        "questions": len(tenant.exact_ms),
+        "exact_ms": round(median(tenant.exact_ms), 3),
+        "hnsw_ms": {str(ef): round(median(tenant.hnsw_ms[ef]), 3) for ef in GRID},
+    }

@@ -16,6 +16,7 @@ from tenantry.cli.console import err, out
 from tenantry.cli.demo import demo
 from tenantry.cli.doctor import doctor
 from tenantry.cli.escaping import printable
+from tenantry.cli.search import search
 from tenantry.errors import TenantryError
 
 __all__ = ["app", "main"]
@@ -29,6 +30,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.command()(demo)
+app.command()(search)
 app.command()(audit)
 app.command()(doctor)
 app.add_typer(db.app, name="db")

@@ -1,0 +1,399 @@
+"""Measuring what vector searches reach, and what they cost, on the chunks of this database.
+
+How many places the HNSW index has to look at for a wanted recall depends on the vectors, and from
+how many chunks on it is faster than comparing depends on the machine: neither can be known before.
+Questions are asked through the search functions, as the application's role and for one tenant each,
+so what is measured is what users get.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean, median, pstdev
+from time import perf_counter
+from typing import Final
+from uuid import UUID
+
+from sqlalchemy import REAL, bindparam, func, select, text
+from sqlalchemy.dialects.postgresql import ARRAY
+
+from tenantry.database import Database
+from tenantry.errors import ConfigurationError, InvalidValueError, SchemaError
+from tenantry.ops.vector_tuning import (
+    BUILT_IN,
+    VECTOR_SEARCH,
+    IndexTuning,
+    VectorTuning,
+    current_tuning,
+)
+from tenantry.schema import KnowledgeChunk, Tenant
+from tenantry.search import explain_vector_search
+from tenantry.tenancy.sessions import TenantSession
+
+__all__ = [
+    "GRID",
+    "RECALLS",
+    "IndexMeasured",
+    "TenantMeasured",
+    "TuningReport",
+    "judge",
+    "measure_vector_search",
+]
+
+RECALLS: Final = (0.9, 0.95, 0.97, 0.99)
+"""The recalls that an ``ef_search`` is looked for."""
+
+GRID: Final = (40, 60, 100, 150, 200, 300, 400, 600, 800, 1000)
+"""Each ``ef_search`` that is tried."""
+
+K: Final = 10
+_MAIN_RECALL: Final = 0.97  # what a search wants unless it is told
+_NOBODY: Final = 1_000_000_000  # chunks that no tenant has
+_TENANTS: Final = 4
+_LOOKED_AT: Final = 24
+_QUESTIONS: Final = 200
+_LEAST_QUESTIONS: Final = 20
+_DRAWN: Final = 0.3  # predicts the recall of real questions best; see _questions
+_SAME: Final = 1e-9  # two equal vectors are at the same distance, whichever is returned
+
+_INDEX: Final = text("""
+    SELECT EXISTS (
+        SELECT FROM pg_index i
+         WHERE i.indexrelid = to_regclass('public.knowledge_chunks_embedding_idx')
+           AND i.indisvalid AND i.indisready
+    )
+""")
+_ROWS: Final = text("""
+    SELECT reltuples FROM pg_class WHERE oid = 'public.knowledge_chunks'::regclass
+""")
+_SET: Final = text("SELECT set_config(:name, :value, true)")
+_SEARCH: Final = text("""
+    SELECT score FROM tenantry.search_vectors(:question, :k, NULL, NULL, 1)
+""").bindparams(bindparam("question", type_=ARRAY(REAL)))
+
+
+@dataclass(slots=True)
+class TenantMeasured:
+    """What was measured on one tenant's chunks.
+
+    Args:
+        tenant_id: The tenant.
+        slug: Its name.
+        chunks: How many it has.
+        kind: Which index is asked for it: ``whole`` or ``part``.
+        exact_ms: Milliseconds of each search that has compared every chunk.
+        hnsw_ms: The same by ``ef_search``, where the index was asked.
+        recalls: The share of the true nearest that was found, likewise.
+    """
+
+    tenant_id: UUID
+    slug: str
+    chunks: int
+    kind: str = ""
+    exact_ms: list[float] = field(default_factory=list)
+    hnsw_ms: dict[int, list[float]] = field(default_factory=lambda: {ef: [] for ef in GRID})
+    recalls: dict[int, list[float]] = field(default_factory=lambda: {ef: [] for ef in GRID})
+
+
+@dataclass(frozen=True, slots=True)
+class IndexMeasured:
+    """What was found out about one kind of index.
+
+    Args:
+        kind: As in `VectorTuning`.
+        tenants: What was measured, the largest tenant first.
+        judged: The tenants among them that recalls were judged on: those the index is for.
+        exact_up_to: Up to so many chunks comparing was faster; None where no recall was reached.
+        tuning: What follows from it.
+    """
+
+    kind: str
+    tenants: tuple[TenantMeasured, ...]
+    judged: tuple[TenantMeasured, ...]
+    exact_up_to: int | None
+    tuning: IndexTuning
+
+    @property
+    def questions(self) -> int:
+        """How many were asked."""
+        return sum(len(each.exact_ms) for each in self.tenants)
+
+    def recall(self, ef_search: int) -> tuple[float, float]:
+        """Return the mean recall of the tenants that were judged, and its standard error."""
+        return _recall(self.judged, ef_search)
+
+
+@dataclass(frozen=True, slots=True)
+class TuningReport:
+    """What was found out.
+
+    Args:
+        rows: Chunks of all tenants, as the planner knows it.
+        indexes: What was measured, for each kind of index.
+        tuning: What follows from it; None where no tenant has so many chunks that an index would be
+            asked.
+    """
+
+    rows: int
+    indexes: tuple[IndexMeasured, ...]
+    tuning: VectorTuning | None
+
+
+async def measure_vector_search(
+    db: Database,
+    *,
+    seconds: float = 60.0,
+    on_progress: Callable[[float], None] | None = None,
+) -> TuningReport:
+    """Measure exact searches and those of the HNSW indexes on tenants of several sizes.
+
+    Nothing is changed. Reads run as the application, one tenant at a time; only the list of
+    tenants is read as the operator.
+
+    Args:
+        db: With an admin URL.
+        seconds: When to stop asking.
+        on_progress: Called after each question with the seconds that have gone by.
+
+    Raises:
+        InvalidValueError: Too few questions could be asked in this time.
+        SchemaError: The index is not there, or it is invalid.
+    """
+    if not 1 <= seconds <= 86_400:  # noqa: PLR2004 - a day
+        raise InvalidValueError(f"seconds is {seconds:g}; a number from 1 to 86,400 is required.")
+    started = perf_counter()
+    rows, valid, everybody = await _largest(db)
+    tenants = await _chosen(db, everybody)
+    if not valid and any(each.kind == "whole" for each in tenants):
+        raise SchemaError(
+            "The index knowledge_chunks_embedding_idx is missing or invalid, so there is nothing "
+            "to measure. Build it first; `tenantry db check` names what is missing."
+        )
+    if not tenants:
+        return TuningReport(rows, (), None)
+    await _ask(db, tenants, started=started, seconds=seconds, on_progress=on_progress)
+    async with db.tenant(tenants[0].tenant_id, read_only=True) as tx:
+        before = await _before(tx)
+    measured = [
+        judge(kind, rows, [each for each in tenants if each.kind == kind])
+        for kind in sorted({each.kind for each in tenants})
+    ]
+    # What was not measured stays as it is: left out, an index would not be asked any more.
+    tuning = VectorTuning({**before.indexes, **{each.kind: each.tuning for each in measured}})
+    return TuningReport(rows, tuple(measured), tuning)
+
+
+async def _before(tx: TenantSession) -> VectorTuning:
+    try:
+        return await current_tuning(tx) or BUILT_IN
+    except ConfigurationError:
+        return BUILT_IN  # what cannot be used is written anew
+
+
+async def _largest(db: Database) -> tuple[int, bool, list[TenantMeasured]]:
+    """Return the number of chunks, whether the whole index is valid, and the larger tenants."""
+    number = func.count().label("chunks")
+    least = min(each.least for each in BUILT_IN.indexes.values())
+    counts = (
+        select(KnowledgeChunk.tenant_id, number)
+        .group_by(KnowledgeChunk.tenant_id)
+        .having(func.count() > least)
+        .subquery()
+    )
+    async with db.operator(reason="measure vector searches") as tx:
+        valid: bool = (await tx.execute(_INDEX)).scalar_one()
+        found = await tx.execute(
+            select(Tenant.id, Tenant.slug, counts.c.chunks)
+            .join(counts, counts.c.tenant_id == Tenant.id)
+            .order_by(counts.c.chunks.desc(), Tenant.slug)
+        )
+        tenants = [TenantMeasured(*row) for row in found]
+        estimated = int((await tx.execute(_ROWS)).scalar_one())
+    # Without ANALYZE the planner, and with it the search, knows nothing of the table's size.
+    return max(estimated, 0) or sum(each.chunks for each in tenants), valid, tenants
+
+
+async def _chosen(db: Database, everybody: Sequence[TenantMeasured]) -> list[TenantMeasured]:
+    """Return tenants of several sizes for each kind of index, and note which index is theirs."""
+    looked_at = _spread(everybody, _LOOKED_AT)
+    for tenant in looked_at:
+        async with db.tenant(tenant.tenant_id, read_only=True) as tx:
+            await _set(tx, _forced(GRID[0]))
+            tenant.kind = str((await explain_vector_search(tx, k=K, recall=1.0)).plan)
+    return [
+        tenant
+        for kind, tuning in BUILT_IN.indexes.items()
+        for tenant in _spread(
+            [each for each in looked_at if each.kind == kind and each.chunks > tuning.least],
+            _TENANTS,
+        )
+    ]
+
+
+def _forced(ef_search: int | None) -> str:
+    """Return the setting with which an index is always asked, or never."""
+    # Never: by a limit that no tenant reaches, since then the candidates are counted as well, as in
+    # every search that compares.
+    least, reached = (_NOBODY, {}) if ef_search is None else (0, {1.0: ef_search})
+    return VectorTuning({kind: IndexTuning(0, least, reached) for kind in BUILT_IN.indexes}).json()
+
+
+def _spread(tenants: Sequence[TenantMeasured], number: int) -> list[TenantMeasured]:
+    """Return so many of the tenants, the largest and the smallest among them.
+
+    Between them the sizes fall by the same factor: where comparing and the index cost the same is
+    somewhere in between, and nobody knows where.
+    """
+    if len(tenants) <= number:
+        return list(tenants)
+    factor = (tenants[-1].chunks / tenants[0].chunks) ** (1 / (number - 1))
+    wanted = [tenants[0].chunks * factor**step for step in range(number)]
+    places = {
+        min(range(len(tenants)), key=lambda place: abs(tenants[place].chunks - size))
+        for size in wanted
+    }
+    return [tenants[place] for place in sorted(places)]
+
+
+async def _ask(
+    db: Database,
+    tenants: Sequence[TenantMeasured],
+    *,
+    started: float,
+    seconds: float,
+    on_progress: Callable[[float], None] | None,
+) -> None:
+    questions = {each.tenant_id: await _questions(db, each.tenant_id) for each in tenants}
+    asked = 0
+    for number in range(_QUESTIONS):
+        for tenant in tenants:
+            if number >= len(questions[tenant.tenant_id]):
+                continue
+            if perf_counter() - started > seconds:
+                break
+            async with db.tenant(tenant.tenant_id) as tx:
+                await _measure(tx, tenant, questions[tenant.tenant_id][number])
+            asked += 1
+            if on_progress is not None:
+                on_progress(perf_counter() - started)
+    if asked < _LEAST_QUESTIONS or not all(each.exact_ms for each in tenants):
+        raise InvalidValueError(
+            f"Only {asked} questions could be asked in {seconds:g} seconds; at least "
+            f"{_LEAST_QUESTIONS} are required. Give more seconds."
+        )
+
+
+async def _measure(tx: TenantSession, tenant: TenantMeasured, question: list[float]) -> None:
+    await _set(tx, _forced(None))
+    exact, milliseconds = await _timed(tx, question)
+    if not exact:
+        return
+    tenant.exact_ms.append(milliseconds)
+    for ef_search in GRID:
+        await _set(tx, _forced(ef_search))
+        found, milliseconds = await _timed(tx, question)
+        right = sum(score >= exact[-1] - _SAME for score in found)
+        tenant.recalls[ef_search].append(min(right, len(exact)) / len(exact))
+        tenant.hnsw_ms[ef_search].append(milliseconds)
+
+
+async def _set(tx: TenantSession, value: str) -> None:
+    await tx.execute(_SET, {"name": VECTOR_SEARCH, "value": value})
+
+
+async def _timed(tx: TenantSession, question: list[float]) -> tuple[list[float], float]:
+    started = perf_counter()
+    rows = await tx.execute(_SEARCH, {"question": question, "k": K})
+    scores = list(rows.scalars())
+    return scores, 1000 * (perf_counter() - started)
+
+
+async def _questions(db: Database, tenant_id: UUID) -> list[list[float]]:
+    """Return vectors to ask with: a chunk's, drawn towards another one of the tenant's.
+
+    A chunk's own vector is found more easily than what people ask, since it is in the graph; noise
+    in all directions does not lead away from it. What lies in the middle between two subjects is
+    nobody's question and harder to find. See docs/search.md for the comparison with real ones.
+    """
+    some = select(KnowledgeChunk.id).order_by(func.random()).limit(2 * _QUESTIONS)
+    async with db.tenant(tenant_id, read_only=True) as tx:
+        ids = (await tx.scalars(some)).all()
+        vectors = (
+            await tx.scalars(
+                select(KnowledgeChunk.embedding).where(
+                    KnowledgeChunk.id.in_(ids), KnowledgeChunk.embedding.is_not(None)
+                )
+            )
+        ).all()
+    pairs = zip(vectors[::2], vectors[1::2], strict=False)
+    return [drawn for one, other in pairs if (drawn := _drawn(one, other)) is not None]
+
+
+def _drawn(one: Sequence[float] | None, other: Sequence[float] | None) -> list[float] | None:
+    """Return a direction between two vectors, nearer to the first; None where they cancel out."""
+    if one is None or other is None:
+        return None
+    near, far = (math.sqrt(math.fsum(x * x for x in each)) for each in (one, other))
+    between = [(1 - _DRAWN) * a / near + _DRAWN * b / far for a, b in zip(one, other, strict=True)]
+    length = math.sqrt(math.fsum(x * x for x in between))
+    return [x / length for x in between] if length > 1e-6 else None  # noqa: PLR2004
+
+
+def judge(kind: str, rows: int, tenants: Sequence[TenantMeasured]) -> IndexMeasured:
+    """Return what follows from what was measured."""
+    judged = tuple(tenants)
+    reached = _reached(judged)
+    limit = _crossing(tenants, reached)
+    if limit is not None:
+        # Recalls count where the index is asked, and so on the tenants above the limit.
+        judged = tuple(each for each in tenants if each.chunks > limit) or (tenants[0],)
+        reached = _reached(judged)
+        limit = _crossing(tenants, reached)
+    before = BUILT_IN.indexes[kind]
+    roots = before.roots if limit is None else limit / math.sqrt(K * max(rows, 1))
+    return IndexMeasured(
+        kind,
+        tuple(tenants),
+        judged,
+        None if limit is None else max(before.least, round(limit)),
+        IndexTuning(roots, before.least, reached),
+    )
+
+
+def _recall(tenants: Sequence[TenantMeasured], ef_search: int) -> tuple[float, float]:
+    found = [share for each in tenants for share in each.recalls[ef_search]]
+    return fmean(found), pstdev(found) / math.sqrt(len(found))
+
+
+def _reached(tenants: Sequence[TenantMeasured]) -> dict[float, int]:
+    """Return the least ``ef_search`` for each recall that was reached on average."""
+    means = {ef_search: _recall(tenants, ef_search)[0] for ef_search in GRID}
+    least = {
+        recall: next((ef for ef, mean in means.items() if mean >= recall), None)
+        for recall in RECALLS
+    }
+    return {recall: ef for recall, ef in least.items() if ef is not None}
+
+
+def _crossing(tenants: Sequence[TenantMeasured], reached: dict[float, int]) -> float | None:
+    """Return up to how many chunks comparing is faster than the index at the usual recall.
+
+    None where no recall was reached at all. Comparing costs the same for each chunk and the index
+    about the same for each tenant, from which follows what lies beyond the measured sizes.
+    """
+    if not reached:
+        return None
+    usual = min(reached, key=lambda recall: (abs(recall - _MAIN_RECALL), -recall))
+    ef_search = reached[usual]
+    by_size = sorted(tenants, key=lambda each: each.chunks)
+    ratios = [median(each.hnsw_ms[ef_search]) / median(each.exact_ms) for each in by_size]
+    if ratios[0] <= 1:
+        return by_size[0].chunks * ratios[0]
+    for place in range(1, len(by_size)):
+        if ratios[place] <= 1:
+            below, above = by_size[place - 1].chunks, by_size[place].chunks
+            share = math.log(ratios[place - 1]) / math.log(ratios[place - 1] / ratios[place])
+            return float(below * (above / below) ** share)
+    return by_size[-1].chunks * ratios[-1]
