@@ -165,7 +165,7 @@ async def test_a_database_that_is_not_ours_is_said_to_be_so(
     app = empty_database.set(username="tenantry_app")
     found = await look(Settings(database_url=app, admin_url=empty_database))
     assert found["migrations"].found == "this database was never migrated"
-    assert found["extensions"].found == "missing: vector, pg_trgm"
+    assert found["extensions"].found == "missing: vector, pg_trgm, btree_gin"
     assert found["application-role"].state == "problem"
     assert found["audit"].state == "problem"
 

@@ -401,11 +401,15 @@ async def test_a_role_without_rights_is_told_which(
 @pytest.mark.parametrize(
     ("server_says", "message"),
     [
-        (ServerVersions(150018, "15.18", "0.8.0", True, None), "PostgreSQL 15.18; 16 or newer"),
-        (ServerVersions(160004, "16.4", None, True, None), "pgvector is not installed"),
-        (ServerVersions(160004, "16.4", "0.7.4", True, None), "pgvector here is 0.7.4; 0.8"),
-        (ServerVersions(160004, "16.4", "0.7.4", True, "0.7.4"), "ALTER EXTENSION vector UPDATE"),
-        (ServerVersions(160004, "16.4", "0.8.0", False, None), "pg_trgm is not installed"),
+        (ServerVersions(150018, "15.18", "0.8.0", [], None), "PostgreSQL 15.18; 16 or newer"),
+        (ServerVersions(160004, "16.4", None, [], None), "pgvector is not installed"),
+        (ServerVersions(160004, "16.4", "0.7.4", [], None), "pgvector here is 0.7.4; 0.8"),
+        (ServerVersions(160004, "16.4", "0.7.4", [], "0.7.4"), "ALTER EXTENSION vector UPDATE"),
+        (ServerVersions(160004, "16.4", "0.8.0", ["pg_trgm"], None), "pg_trgm is not installed"),
+        (
+            ServerVersions(160004, "16.4", "0.8.0", ["btree_gin", "pg_trgm"], None),
+            "btree_gin and pg_trgm are not installed.*contrib",
+        ),
     ],
 )
 def test_servers_that_are_too_old_are_refused(server_says: ServerVersions, message: str) -> None:
@@ -416,8 +420,8 @@ def test_servers_that_are_too_old_are_refused(server_says: ServerVersions, messa
 
 def test_servers_that_will_do_are_accepted() -> None:
     """The oldest that is supported, and one of the future."""
-    require_supported(ServerVersions(160000, "16.0", "0.8.0", True, None))
-    require_supported(ServerVersions(190000, "19.0", "0.10.1", True, "0.10.1"))
+    require_supported(ServerVersions(160000, "16.0", "0.8.0", [], None))
+    require_supported(ServerVersions(190000, "19.0", "0.10.1", [], "0.10.1"))
 
 
 async def test_a_server_that_is_down_is_one_clear_error(tmp_path: Path) -> None:

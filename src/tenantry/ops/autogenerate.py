@@ -1,4 +1,4 @@
-"""The Alembic plugin: row security, grants and functions compared like columns.
+"""The Alembic plugin: row security, grants, functions and storage compared like columns.
 
 A project with an Alembic environment of its own registers it in ``env.py``, and declares
 `tenantry.schema.RowSecurity` on any of its tables::
@@ -41,6 +41,7 @@ from tenantry.ops.operations import (
     SetRowSecurityOp,
     SuspendForceOp,
 )
+from tenantry.ops.stored import leave_generated_columns, stored_differences
 from tenantry.schema.row_security import (
     INFO_KEY,
     OWNER_ROLE,
@@ -48,6 +49,7 @@ from tenantry.schema.row_security import (
     RowSecurity,
     row_security_of,
 )
+from tenantry.schema.types import STORAGE_PARAMETERS
 from tenantry.tenancy.catalog import (
     Held,
     TableSecurity,
@@ -57,7 +59,7 @@ from tenantry.tenancy.catalog import (
     read_table_security,
 )
 from tenantry.tenancy.connecting import run_script
-from tenantry.tenancy.functions import FUNCTIONS, FunctionState, read_functions
+from tenantry.tenancy.functions import FUNCTIONS, FunctionState, SqlFunction, read_functions
 
 __all__ = ["PLUGIN", "register", "setup"]
 
@@ -84,6 +86,13 @@ def setup(plugin: Plugin) -> None:
         priority=DispatchPriority.FIRST,
     )
     plugin.add_autogenerate_comparator(
+        leave_generated_columns,
+        "column",
+        "server_default",
+        qualifier="postgresql",
+        priority=DispatchPriority.FIRST,
+    )
+    plugin.add_autogenerate_comparator(
         _compare_row_security,
         "autogenerate",
         "tenantry_row_security",
@@ -97,7 +106,7 @@ def _compare_functions(context: AutogenContext, upgrade: UpgradeOps) -> Priority
     if connection is None or "tenants" not in _tables(context.metadata):
         return PriorityDispatchResult.CONTINUE
     actual = read_functions(connection)
-    declared = _declared_functions(connection)
+    declared = _declared_functions(connection, actual)
     # First, because one may differ from a declared one in the names of its arguments alone.
     for signature in sorted(actual.keys() - declared.keys()):
         was = actual[signature].definition
@@ -110,23 +119,31 @@ def _compare_functions(context: AutogenContext, upgrade: UpgradeOps) -> Priority
     return PriorityDispatchResult.CONTINUE
 
 
-def _declared_functions(connection: Connection) -> dict[str, FunctionState | None]:
+def _declared_functions(
+    connection: Connection, actual: dict[str, FunctionState]
+) -> dict[str, FunctionState]:
     # PostgreSQL prints a function anew from what it has parsed, so what is declared is compared
-    # in print too: created under another name in a savepoint, read, and rolled back.
-    declared: dict[str, FunctionState | None] = {}
+    # in print too: created under another name in a savepoint, read, and rolled back. One that is
+    # missing is created as itself before, for those that call it.
+    scripts = []
     for function in FUNCTIONS:
-        savepoint = connection.begin_nested()
-        try:
-            name, _, arguments = function.signature.partition("(")
-            scratch = function.script.replace(f"{name}(", f"{name}_declared(")
-            run_script(connection, scratch)
-            made = read_functions(connection)[f"{name}_declared({arguments}"]
-            declared[function.signature] = replace(
-                made, definition=made.definition.replace(f"{name}_declared(", f"{name}(")
-            )
-        finally:
-            savepoint.rollback()
-    return declared
+        if function.signature not in actual:
+            scripts.append(function.script)
+        name = function.signature.partition("(")[0]
+        scripts.append(function.script.replace(f"{name}(", f"{name}_declared("))
+    savepoint = connection.begin_nested()
+    try:
+        run_script(connection, "\n".join(scripts))
+        made = read_functions(connection)
+    finally:
+        savepoint.rollback()
+    return {each.signature: _as_declared(each, made) for each in FUNCTIONS}
+
+
+def _as_declared(function: SqlFunction, made: dict[str, FunctionState]) -> FunctionState:
+    name, _, arguments = function.signature.partition("(")
+    scratch = made[f"{name}_declared({arguments}"]
+    return replace(scratch, definition=scratch.definition.replace(f"{name}_declared(", f"{name}("))
 
 
 def _compare_row_security(context: AutogenContext, upgrade: UpgradeOps) -> PriorityDispatchResult:
@@ -152,11 +169,16 @@ def _compare_row_security(context: AutogenContext, upgrade: UpgradeOps) -> Prior
         for name, security in found_tables.items()
         if security.forced
     }
+    upgrade.ops.extend(stored_differences(context.connection, tables.values()))
     _verify_foreign_keys(upgrade, forced)
     for operation in upgrade.ops:
         if isinstance(operation, CreateTableOp):
             # Written as operations; as `info` it would be live objects in a frozen migration.
-            operation.info = {k: v for k, v in operation.info.items() if k != INFO_KEY}
+            operation.info = {
+                key: value
+                for key, value in operation.info.items()
+                if key not in {INFO_KEY, STORAGE_PARAMETERS}
+            }
     return PriorityDispatchResult.CONTINUE
 
 

@@ -20,6 +20,7 @@ from tenantry.ops.environment import context_options
 from tenantry.ops.operations import SecurityOp
 from tenantry.ops.project import Project
 from tenantry.ops.revisions import applied_revisions
+from tenantry.ops.stored import ReplaceGeneratedColumnOp
 from tenantry.ops.surroundings import surrounding_differences
 from tenantry.schema.base import SCHEMA_REVISION
 from tenantry.schema.row_security import OPERATOR_ROLE
@@ -168,12 +169,16 @@ def _refuse_data_loss(connection: Connection, operations: list[MigrateOperation]
 def _is_destructive(operation: MigrateOperation) -> bool:
     if isinstance(operation, ops.AlterColumnOp):
         return operation.modify_type is not None
+    if isinstance(operation, ReplaceGeneratedColumnOp):
+        return operation.destroys_data
     return isinstance(operation, ops.DropColumnOp)
 
 
 def _has_rows(connection: Connection, operation: Any) -> bool:
     schema = operation.schema or "public"
-    table = f"{quote(schema)}.{quote(operation.table_name)}"
+    generated = isinstance(operation, ReplaceGeneratedColumnOp)
+    name = operation.table if generated else operation.table_name
+    table = f"{quote(schema)}.{quote(name)}"
     # Row security is forced on the owner, to whom every table looks empty: the operator looks,
     # and where even the operator may not, there may be rows.
     savepoint = connection.begin_nested()

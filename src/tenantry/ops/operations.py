@@ -31,6 +31,7 @@ __all__ = [
     "SetOwnerOp",
     "SetRowSecurityOp",
     "SuspendForceOp",
+    "register",
 ]
 
 
@@ -285,12 +286,6 @@ class SetOwnerOp(SecurityOp):
         return replace(self, owner=self.was, was=self.owner)
 
 
-def _call(function: SqlFunction) -> str:
-    """Return a function's name and the types of its arguments, whatever those are called now."""
-    name, _, arguments = function.signature.rstrip(")").partition("(")
-    return f"{name}({', '.join(each.split()[-1] for each in arguments.split(','))})"
-
-
 FunctionProblem = Literal["is missing", "differs from what is declared", "is not declared"]
 
 
@@ -310,7 +305,7 @@ class ReplaceFunctionOp(SecurityOp):
         problem: FunctionProblem = "differs from what is declared" if was else "is missing"
         # Whatever somebody has made of a function of another role's, the owner of the schema may
         # drop it, and nothing depends on it; the other role could replace only its own.
-        drop = "" if function.owner == OWNER_ROLE else f"DROP FUNCTION IF EXISTS {_call(function)};"
+        drop = "" if function.owner == OWNER_ROLE else f"DROP FUNCTION IF EXISTS {function.call};"
         return cls(
             function.signature,
             f"{drop}\n{function.script}".lstrip(),
@@ -397,7 +392,9 @@ class ExecuteAsOperatorOp(SecurityOp):
         return "data migration"
 
 
-def _register(op_class: type[SecurityOp]) -> None:
+def register(op_class: type[SecurityOp]) -> None:
+    """Make an operation known to Alembic, as a method of ``op`` and to its renderer."""
+
     def invoke(cls: type[SecurityOp], operations: Operations, *args: Any, **options: Any) -> None:
         operations.invoke(cls(*args, **options))
 
@@ -429,4 +426,4 @@ for _each in (
     RestoreForceOp,
     ExecuteAsOperatorOp,
 ):
-    _register(_each)
+    register(_each)

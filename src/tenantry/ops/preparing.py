@@ -21,8 +21,8 @@ _WHAT_IT_NEEDS: Final = {
     "CREATEROLE; if another administrator has made the roles, let that one run GRANT {roles} TO "
     "this role WITH SET TRUE, INHERIT FALSE",
     "database.sql": "set up the database. It must own the database, and be allowed to create the "
-    "extensions vector and pg_trgm: where only a superuser may, let one run CREATE EXTENSION "
-    "vector and CREATE EXTENSION pg_trgm here first",
+    "extensions vector, pg_trgm and btree_gin: where only a superuser may, let one run CREATE "
+    "EXTENSION for each of them here first",
     "schema.sql": "set up the schema tenantry. It must be the schema's owner or {owner}",
 }
 

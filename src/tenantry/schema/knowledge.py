@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy import (
@@ -23,10 +23,17 @@ from sqlalchemy.orm import Mapped, foreign, mapped_column, relationship
 
 from tenantry.schema.base import Base, TenantScoped
 from tenantry.schema.languages import DEFAULT_LANGUAGE, LANGUAGES
-from tenantry.schema.row_security import AUTH_ROLE, INFO_KEY, Grant, tenant_row_security
+from tenantry.schema.row_security import (
+    AUTH_ROLE,
+    INFO_KEY,
+    Grant,
+    Privilege,
+    tenant_row_security,
+)
 from tenantry.schema.types import (
     CONTENT_MAX_BYTES,
     STORAGE,
+    STORAGE_PARAMETERS,
     BoundedText,
     Embedding,
     JsonObject,
@@ -44,7 +51,7 @@ _LANGUAGE = f"language IN ({', '.join(repr(each) for each in LANGUAGES)})"
 
 # What the search functions need: they run as tenantry_auth and ask for the bound tenant's rows
 # themselves, since behind a policy PostgreSQL would use neither a text index nor one on metadata.
-_READ = frozenset({"SELECT"})
+_READ: Final = frozenset[Privilege]({"SELECT"})
 _DOCUMENT_SEARCH = Grant(
     AUTH_ROLE, _READ, ("tenant_id", "id", "title", "content", "embedding", "metadata")
 )
@@ -88,8 +95,10 @@ class KnowledgeDocument(TenantScoped, Base):
         ),
         {
             "comment": "Documents as they were added; what is searched are their chunks.",
-            "postgresql_with": _WHOLE_PAGES,
-            "info": {INFO_KEY: tenant_row_security(auth=[_DOCUMENT_SEARCH])},
+            "info": {
+                INFO_KEY: tenant_row_security(auth=[_DOCUMENT_SEARCH]),
+                STORAGE_PARAMETERS: _WHOLE_PAGES,
+            },
         },
     )
 
@@ -159,8 +168,10 @@ class KnowledgeChunk(TenantScoped, Base):
         Index("knowledge_chunks_lexemes_idx", "tenant_id", "lexemes", postgresql_using="gin"),
         {
             "comment": "Passages of documents, in order of position; what search finds.",
-            "postgresql_with": _WHOLE_PAGES,
-            "info": {INFO_KEY: tenant_row_security(auth=[_CHUNK_SEARCH])},
+            "info": {
+                INFO_KEY: tenant_row_security(auth=[_CHUNK_SEARCH]),
+                STORAGE_PARAMETERS: _WHOLE_PAGES,
+            },
         },
     )
     __mapper_args__ = {"exclude_properties": ["lexemes"]}  # noqa: RUF012 - as SQLAlchemy has it

@@ -21,9 +21,10 @@ from sqlalchemy.types import TypeDecorator, TypeEngine
 from tenantry.errors import InvalidValueError
 
 __all__ = [
-    "STORAGE",
     "CONTENT_MAX_BYTES",
     "EMBEDDING_DIMENSIONS",
+    "STORAGE",
+    "STORAGE_PARAMETERS",
     "BoundedText",
     "Embedding",
     "JsonModel",
@@ -40,6 +41,10 @@ EMBEDDING_DIMENSIONS: Final = 1024
 STORAGE: Final = "storage"
 """Where `sqlalchemy.Column.info` says how PostgreSQL stores a column: ``"PLAIN"`` for always within
 its row; see ALTER TABLE … SET STORAGE."""
+
+STORAGE_PARAMETERS: Final = "storage_parameters"
+"""Where `sqlalchemy.Table.info` has a dict of what stands in ``CREATE TABLE … WITH (…)``; only from
+2.1 on, SQLAlchemy takes it as an argument."""
 
 CONTENT_MAX_BYTES: Final = 16 * 1024 * 1024
 """Longest message, document or chunk, in bytes of UTF-8; four million tokens are about this."""

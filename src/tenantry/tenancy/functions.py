@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -14,24 +15,54 @@ from tenantry.schema.row_security import AUTH_ROLE, OWNER_ROLE
 __all__ = ["FUNCTIONS", "FunctionState", "SqlFunction", "read_functions", "sql_file"]
 
 
+_CREATED: Final = re.compile(
+    r"^CREATE OR REPLACE FUNCTION (?P<name>tenantry\.\w+)\((?P<arguments>.*?)\)"
+    r"\s+(?:RETURNS|LANGUAGE)\b",
+    re.DOTALL | re.MULTILINE,
+)
+
+
 @dataclass(frozen=True, slots=True)
 class SqlFunction:
     """A function of ours.
 
     Args:
-        signature: Its qualified name and argument types, as in ``tenantry.f(uuid)``.
         file: The file in ``tenancy/sql`` that creates or replaces it and grants its use.
         owner: Whom it belongs to, and whose rights it has where it is SECURITY DEFINER.
     """
 
-    signature: str
     file: str
     owner: str = OWNER_ROLE
+
+    @property
+    def signature(self) -> str:
+        """Its qualified name and its arguments, as in ``tenantry.f(tenant uuid)``.
+
+        As ``pg_get_function_identity_arguments()`` prints them where ``public`` is not searched.
+        """
+        created = _CREATED.search(self.sql)
+        assert created is not None, f"{self.file} creates no function of ours"  # noqa: S101
+        arguments = " ".join(created["arguments"].split())
+        return f"{created['name']}({re.sub(r' vector(?=,|$)', ' public.vector', arguments)})"
 
     @property
     def sql(self) -> str:
         """The statements that create it, to be run as its owner."""
         return sql_file(self.file)
+
+    @property
+    def call(self) -> str:
+        """Its name and the types that it is called with, as in ``tenantry.f(uuid)``.
+
+        By these PostgreSQL tells functions apart; names of arguments and results do not matter.
+        """
+        name, _, arguments = self.signature.rstrip(")").partition("(")
+        types = [
+            each.partition(" ")[2]
+            for each in arguments.split(", ")
+            if each and not each.startswith("OUT ")
+        ]
+        return f"{name}({', '.join(types)})"
 
     @property
     def script(self) -> str:
@@ -55,28 +86,31 @@ class SqlFunction:
 
 
 FUNCTIONS: Final = (
-    SqlFunction("tenantry.current_tenant()", "current_tenant.sql"),
-    SqlFunction(
-        "tenantry.validate_session(tenant uuid, session text, hash bytea)",
-        "validate_session.sql",
-        AUTH_ROLE,
-    ),
-    SqlFunction(
-        "tenantry.validate_sessions(tenants uuid[], sessions text[], hashes bytea[])",
-        "validate_sessions.sql",
-        AUTH_ROLE,
-    ),
-    SqlFunction(
-        "tenantry.authenticate_api_key(tenant uuid, hash bytea)",
-        "authenticate_api_key.sql",
-        AUTH_ROLE,
-    ),
-    SqlFunction(
-        "tenantry.authenticate_api_keys(tenants uuid[], hashes bytea[])",
-        "authenticate_api_keys.sql",
-        AUTH_ROLE,
-    ),
+    SqlFunction("current_tenant.sql"),
+    SqlFunction("validate_session.sql", AUTH_ROLE),
+    SqlFunction("validate_sessions.sql", AUTH_ROLE),
+    SqlFunction("authenticate_api_key.sql", AUTH_ROLE),
+    SqlFunction("authenticate_api_keys.sql", AUTH_ROLE),
+    SqlFunction("word_forms.sql"),
+    SqlFunction("lexemes.sql"),
+    SqlFunction("search_part.sql"),
+    SqlFunction("plan_vector_search.sql", AUTH_ROLE),
+    SqlFunction("filtered_documents.sql", AUTH_ROLE),
+    SqlFunction("weigh_terms.sql", AUTH_ROLE),
+    SqlFunction("demands.sql", AUTH_ROLE),
+    SqlFunction("excerpt.sql", AUTH_ROLE),
+    SqlFunction("nearest_chunks.sql", AUTH_ROLE),
+    SqlFunction("nearest_documents.sql", AUTH_ROLE),
+    SqlFunction("matching_chunks.sql", AUTH_ROLE),
+    SqlFunction("search_vectors.sql", AUTH_ROLE),
+    SqlFunction("search_documents.sql", AUTH_ROLE),
+    SqlFunction("search_keywords.sql", AUTH_ROLE),
+    SqlFunction("search_hybrid.sql", AUTH_ROLE),
+    SqlFunction("similar_words.sql", AUTH_ROLE),
+    SqlFunction("search_substrings.sql", AUTH_ROLE),
+    SqlFunction("explain_vector_search.sql", AUTH_ROLE),
 )
+"""In the order in which they can be created: each after those that it calls when it is made."""
 
 
 @cache
@@ -111,6 +145,13 @@ _FUNCTIONS = text("""
 
 def read_functions(connection: Connection) -> dict[str, FunctionState]:
     """Return every function in schema ``tenantry``, by signature."""
+    # Types print qualified where the path does not find them: it is the same for every caller.
+    savepoint = connection.begin_nested()
+    try:
+        connection.exec_driver_sql("SET LOCAL search_path = pg_catalog")
+        rows = connection.execute(_FUNCTIONS).all()
+    finally:
+        savepoint.rollback()
     return {
         row.signature: FunctionState(
             definition=row.definition,
@@ -118,5 +159,5 @@ def read_functions(connection: Connection) -> dict[str, FunctionState]:
             privileges=frozenset(row.privileges),
             leakproof=row.leakproof,
         )
-        for row in connection.execute(_FUNCTIONS)
+        for row in rows
     }

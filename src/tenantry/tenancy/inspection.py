@@ -36,6 +36,8 @@ __all__ = [
 
 POSTGRESQL_MINIMUM: Final = 16
 PGVECTOR_MINIMUM: Final = (0, 8)
+CONTRIB: Final = ("btree_gin", "pg_trgm")
+"""What is required of the extensions that PostgreSQL itself comes with."""
 REVISION_PREFIX: Final = "tenantry_"
 
 _SERVER = text("""
@@ -43,7 +45,9 @@ _SERVER = text("""
            current_setting('server_version') AS version,
            (SELECT coalesce(i.extversion, a.default_version) FROM pg_available_extensions a
               LEFT JOIN pg_extension i ON i.extname = a.name WHERE a.name = 'vector') AS vector,
-           EXISTS (SELECT FROM pg_available_extensions WHERE name = 'pg_trgm') AS pg_trgm,
+           ARRAY(SELECT name::text FROM unnest(CAST(:contrib AS text[])) name
+                  WHERE name NOT IN (SELECT a.name FROM pg_available_extensions a)
+                  ORDER BY 1) AS missing,
            (SELECT extversion FROM pg_extension WHERE extname = 'vector') AS vector_installed
 """)
 
@@ -100,14 +104,14 @@ class Server:
         number: As ``server_version_num``, 160004 for 16.4.
         version: As people write it.
         vector: Version of pgvector in this database, or else the one that can be created.
-        pg_trgm: Whether pg_trgm can be created.
+        missing: Which of `CONTRIB` cannot be created.
         vector_installed: Version of pgvector in this database.
     """
 
     number: int
     version: str
     vector: str | None
-    pg_trgm: bool
+    missing: list[str]
     vector_installed: str | None
 
 
@@ -116,9 +120,10 @@ async def check_server(connection: AsyncConnection) -> None:
 
     Raises:
         UnsupportedServerError: PostgreSQL before 16, pgvector missing or before 0.8, or pg_trgm
-            missing.
+            or btree_gin missing.
     """
-    require_supported(Server(*(await connection.execute(_SERVER)).one()))
+    found = await connection.execute(_SERVER, {"contrib": list(CONTRIB)})
+    require_supported(Server(*found.one()))
 
 
 def require_supported(server: Server) -> None:
@@ -147,10 +152,11 @@ def require_supported(server: Server) -> None:
         raise UnsupportedServerError(
             f"pgvector here is {server.vector}; {required} or newer is required. {mend}"
         )
-    if not server.pg_trgm:
+    if server.missing:
+        verb = "is" if len(server.missing) == 1 else "are"
         raise UnsupportedServerError(
-            "pg_trgm is not installed on this server and is required. Install PostgreSQL's "
-            "contrib package."
+            f"{' and '.join(server.missing)} {verb} not installed on this server and {verb} "
+            "required. Install PostgreSQL's contrib package."
         )
 
 

@@ -49,7 +49,7 @@ _EXTENSIONS = text("""
      ORDER BY e.extname
 """)
 
-_REQUIRED_EXTENSIONS: Final = ("vector", "pg_trgm")
+_REQUIRED_EXTENSIONS: Final = ("vector", "pg_trgm", "btree_gin")
 
 
 async def diagnose_session_settings(connection: AsyncConnection) -> list[Diagnosis]:
