@@ -210,7 +210,7 @@ async def test_a_migration_that_fails_is_rolled_back(
     with pytest.raises(MigrationError, match=f"rolled back.*{message}"):
         await migrate(urls.admin, project=Project(migrations=tmp_path))
     assert await versions(urls.admin) == [SCHEMA_REVISION]
-    assert "half" not in await dump(urls.admin)
+    assert "public.half" not in await dump(urls.admin)
 
 
 async def test_a_data_migration_runs_as_the_operator(

@@ -11,4 +11,4 @@ CREATE OR REPLACE FUNCTION tenantry.current_tenant() RETURNS uuid
     RETURN nullif(pg_catalog.current_setting('tenantry.tenant_id', true), '')::uuid;
 
 REVOKE ALL ON FUNCTION tenantry.current_tenant() FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION tenantry.current_tenant() TO tenantry_app, tenantry_auth, tenantry_operator;
+GRANT EXECUTE ON FUNCTION tenantry.current_tenant() TO tenantry_app, tenantry_operator, tenantry_auth;
