@@ -60,6 +60,9 @@ _REST: Final = """
            unnest($4::pg_catalog.text[]), unnest($5::{vector}[]), unnest($6::pg_catalog.int4[])
 """
 
+_KEPT: Final = "_tenantry_knowledge_inserts"
+"""Under this name, the driver's connection keeps what is prepared on it."""
+
 _COLUMNS: Final = 5
 """Parameters of a row; the tenant is one for all rows."""
 
@@ -185,7 +188,13 @@ class Inserts(NamedTuple):
 
 @asynccontextmanager
 async def prepared(connection: AsyncConnection) -> AsyncIterator[Inserts]:
-    """Prepare both on the driver's connection, in the session's transaction."""
+    """Yield both, prepared on the driver's connection, in the session's transaction.
+
+    On a connection of one's own they stay: to prepare them takes longer than to load ten chunks.
+
+    Raises:
+        ReadOnlyError: The transaction is read-only.
+    """
     schema, read_only = (await connection.execute(_SURROUNDINGS)).one()
     if read_only:
         raise ReadOnlyError(
@@ -193,22 +202,36 @@ async def prepared(connection: AsyncConnection) -> AsyncIterator[Inserts]:
             "without read_only."
         )
     raw = await _driver(connection)
+    stay = connection.engine.url.query.get("prepared_statement_cache_size") != "0"
+    kept: Inserts | None = vars(raw).get(_KEPT) if stay else None
     # Names that are no others': behind a pooler, others have used this connection of the server.
     names = (f"tenantry_{uuid4().hex}", f"tenantry_{uuid4().hex}")
+    inserts = kept or await _prepared_now(connection, raw, schema, names)
+    vars(raw)[_KEPT] = inserts if stay else None
     try:
-        inserts = await _prepare(raw, schema, names)
+        yield inserts
+    except BaseException:
+        # It may be that they were to blame: somebody can have taken them away.
+        vars(raw)[_KEPT] = None
+        raise
+    finally:
+        if not stay:
+            # Where the transaction has failed, or the connection, there is nothing to tidy up.
+            with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+                await raw.execute(";".join(f"DEALLOCATE {each}" for each in names))
+
+
+async def _prepared_now(
+    connection: AsyncConnection, raw: asyncpg.Connection, schema: str, names: tuple[str, str]
+) -> Inserts:
+    try:
+        return await _prepare(raw, schema, names)
     except BaseException as error:
         # To take the codec away needs a query, which a failed transaction refuses.
         await connection.invalidate()
         if isinstance(error, asyncpg.PostgresError | asyncpg.InterfaceError | OSError):
             raise _translated(error) from error
         raise
-    try:
-        yield inserts
-    finally:
-        # Where the transaction has failed, or the connection, there is nothing to tidy up.
-        with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
-            await raw.execute(";".join(f"DEALLOCATE {each}" for each in names))
 
 
 async def _prepare(raw: asyncpg.Connection, schema: str, names: tuple[str, str]) -> Inserts:
