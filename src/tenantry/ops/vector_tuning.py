@@ -96,7 +96,7 @@ class VectorTuning:
 BUILT_IN: Final = VectorTuning(
     {
         "whole": IndexTuning(5, 2000, {0.9: 100, 0.95: 200, 0.97: 400, 0.99: 800}),
-        "part": IndexTuning(0.7, 500, {0.9: 60, 0.95: 100, 0.97: 200, 0.99: 400}),
+        "part": IndexTuning(0.7, 1500, {0.9: 60, 0.95: 120, 0.97: 250, 0.99: 500}),
     }
 )
 """What ``tenantry.plan_vector_search`` goes by where the setting is absent."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from tenantry.search.explaining import VectorPlan, explain_vector_search
 from tenantry.search.filters import Filter
 from tenantry.search.hits import Highlight, Hit
+from tenantry.search.planning import VectorPlan, explain_vector_search
 from tenantry.search.searching import hybrid_search, keyword_search, vector_search
 
 __all__ = [

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import struct
+import sys
+from array import array
 from typing import Final
 
 from tenantry.errors import InvalidValueError, TenantRequiredError
 from tenantry.schema.languages import LANGUAGES
-from tenantry.schema.types import check_embedding
+from tenantry.schema.types import EMBEDDING_DIMENSIONS, check_embedding
 from tenantry.tenancy.sessions import TenantSession
 
 __all__ = [
@@ -19,6 +23,7 @@ __all__ = [
 ]
 
 MAX_K: Final = 1_000
+_VECTOR_HEAD: Final = struct.pack(">HH", EMBEDDING_DIMENSIONS, 0)
 
 _HUGE: Final = 10**12
 _LEAST: Final = 2.0**-40
@@ -63,17 +68,27 @@ def checked_text(text: object) -> str:
     return text
 
 
-def checked_vector(embedding: object) -> list[float]:
-    """Return ``embedding`` as a list of numbers that cosine distance is defined for.
+def checked_vector(embedding: object) -> bytes:
+    """Return ``embedding`` in pgvector's binary format: two int16, then float32, big-endian.
 
     Raises:
-        InvalidValueError: It is not; see `check_embedding`.
+        InvalidValueError: Cosine distance is not defined for it; see `check_embedding`.
     """
-    numbers = check_embedding(embedding)
-    largest = max(map(abs, numbers))
-    if _LEAST <= largest <= 1 / _LEAST:
-        return numbers
-    return [each / largest for each in numbers]
+    numbers = array("f")
+    length = 0.0
+    tolist = getattr(embedding, "to_list", None) or getattr(embedding, "tolist", None)
+    try:
+        numbers = array("f", tolist() if tolist is not None else embedding)  # type: ignore[arg-type]
+        length = math.hypot(*numbers) if len(numbers) == EMBEDDING_DIMENSIONS else 0.0
+    except (TypeError, OverflowError):
+        pass
+    if isinstance(embedding, str | bytes) or not _LEAST <= length <= 1 / _LEAST:
+        given = check_embedding(embedding)  # which says what is wrong
+        largest = max(map(abs, given))
+        numbers = array("f", [each / largest for each in given])
+    if sys.byteorder == "little":
+        numbers.byteswap()
+    return _VECTOR_HEAD + numbers.tobytes()
 
 
 def checked_share(value: object, name: str, *, least: float = 0.0, most: float = 1.0) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ _IDEOGRAPHS: Final = "\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900
 
 _RUN: Final = re.compile(f"[{_IDEOGRAPHS}]+")
 _TOKEN: Final = re.compile(r'(?P<minus>(?<!\S)-)?(?:"(?P<phrase>[^"]*)"?|(?P<word>[^\s"]+))')
-_QUOTES: Final = str.maketrans("“”„«»", '"""""')  # noqa: RUF001 - what phones and offices make of "
+# What phones and offices make of quotation marks.
+_QUOTES: Final = str.maketrans("“”„«»", '"""""')
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ class Query:
                 last_is_phrase, joins = True, False
         joined = " ".join(words)
         runs = _RUN.findall(joined)
-        pairs = [f"{a} {b}" for run in runs for a, b in zip(run, run[1:], strict=False)]
+        pairs = [f"{a} {b}" for run in runs for a, b in itertools.pairwise(run)]
         return cls(
             text=text.strip(),
             words=_RUN.sub(lambda run: f" {run[0]} " if len(run[0]) == 1 else " ", joined),

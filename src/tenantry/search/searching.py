@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any, Final
-
-from sqlalchemy import REAL, Text, bindparam, text
-from sqlalchemy.dialects.postgresql import ARRAY
 
 from tenantry.search.checking import (
     checked_k,
@@ -20,12 +17,19 @@ from tenantry.search.checking import (
 )
 from tenantry.search.filters import Filter, filter_path
 from tenantry.search.hits import Highlight, Hit
+from tenantry.search.planning import (
+    DEFAULT_RECALL,
+    EXACT_CHUNKS,
+    EXACT_DOCUMENTS,
+    VectorSearch,
+    planned,
+)
 from tenantry.search.queries import Query
+from tenantry.tenancy.fetching import fetch, fetch_by_vector
 from tenantry.tenancy.sessions import TenantSession
 
 __all__ = ["hybrid_search", "keyword_search", "vector_search"]
 
-DEFAULT_RECALL: Final = 0.97
 DEFAULT_VECTOR_WEIGHT: Final = 0.5
 POOL: Final = 50
 """Chunks that a hybrid search takes from either search, or twice k where that is more."""
@@ -33,42 +37,32 @@ POOL: Final = 50
 _SIMILAR_ENOUGH: Final = 0.75
 """Of `difflib`: two letters of six changed places, one of four differs."""
 
-_TEXTS: Final = ARRAY(Text)
-
 _VECTORS: Final = """
     SELECT id, document_id, title, content, score
-      FROM tenantry.{function}(:question, :k, CAST(:filter AS jsonpath), :least, :recall)
+      FROM tenantry.{function}({{vector}}, $2, CAST($3 AS pg_catalog.jsonpath), $4)
 """
-_QUESTION: Final = bindparam("question", type_=ARRAY(REAL))
-_CHUNKS: Final = text(_VECTORS.format(function="search_vectors")).bindparams(_QUESTION)
-_DOCUMENTS: Final = text(_VECTORS.format(function="search_documents")).bindparams(_QUESTION)
+_CHUNKS: Final = _VECTORS.format(function="search_vectors")
+_DOCUMENTS: Final = _VECTORS.format(function="search_documents")
 
-_WORDS: Final = (
-    bindparam("pairs", type_=_TEXTS),
-    bindparam("excluded", type_=_TEXTS),
-    bindparam("spoken", type_=_TEXTS),
-)
-_KEYWORDS: Final = text("""
+_KEYWORDS: Final = """
     SELECT id, document_id, title, content, score, excerpt
       FROM tenantry.search_keywords(
-               :words, :pairs, CAST(:required AS jsonb), :excluded, :spoken, :k,
-               CAST(:filter AS jsonpath), :marked
+               $1, $2, CAST($3 AS pg_catalog.jsonb), $4, $5, $6,
+               CAST($7 AS pg_catalog.jsonpath), $8
            )
-""").bindparams(*_WORDS)
-_HYBRID: Final = text("""
+"""
+_HYBRID: Final = """
     SELECT id, document_id, title, content, score, excerpt
       FROM tenantry.search_hybrid(
-               :question, :words, :pairs, CAST(:required AS jsonb), :excluded, :spoken, :k,
-               CAST(:filter AS jsonpath), :pool, :vector_weight, :recall, :marked
+               {vector}, $2, $3, CAST($4 AS pg_catalog.jsonb), $5, $6, $7,
+               CAST($8 AS pg_catalog.jsonpath), $9, $10, $11, $12
            )
-""").bindparams(_QUESTION, *_WORDS)
-_SIMILAR_WORDS: Final = text(
-    "SELECT word, candidates FROM tenantry.similar_words(:words, :spoken)"
-).bindparams(bindparam("spoken", type_=_TEXTS))
-_SUBSTRINGS: Final = text("""
+"""
+_SIMILAR_WORDS: Final = "SELECT word, candidates FROM tenantry.similar_words($1, $2)"
+_SUBSTRINGS: Final = """
     SELECT id, document_id, title, content, score
-      FROM tenantry.search_substrings(:wanted, :k, CAST(:filter AS jsonpath))
-""")
+      FROM tenantry.search_substrings($1, $2, CAST($3 AS pg_catalog.jsonpath))
+"""
 
 
 async def vector_search(
@@ -104,17 +98,24 @@ async def vector_search(
             cosine distance is defined for.
         TenantRequiredError: ``tx`` is not bound to a tenant.
     """
-    parameters = {
-        "question": checked_vector(embedding),
-        "k": checked_k(k),
-        "filter": filter_path(where),
-        "least": None
+    vector = checked_vector(embedding)
+    wanted = VectorSearch(
+        checked_k(k), filter_path(where), checked_share(recall, "recall", least=0.5), documents
+    )
+    least = (
+        None
         if min_similarity is None
-        else checked_share(min_similarity, "min_similarity", least=-1.0),
-        "recall": checked_share(recall, "recall", least=0.5),
-    }
-    rows = await checked_session(tx).execute(_DOCUMENTS if documents else _CHUNKS, parameters)
-    return [Hit(*row) for row in rows]
+        else checked_share(min_similarity, "min_similarity", least=-1.0)
+    )
+    checked_session(tx)
+    if wanted.filter is None and (await planned(tx, wanted)).plan == "exact":
+        query = EXACT_DOCUMENTS if documents else EXACT_CHUNKS
+        rows = await fetch_by_vector(tx, query.replace("{k}", str(k)), vector, tx.tenant_id)
+    else:
+        query = _DOCUMENTS if documents else _CHUNKS
+        rows = await fetch_by_vector(tx, query, vector, k, wanted.filter, wanted.recall)
+    hits = [Hit(*row) for row in rows]
+    return hits if least is None else [hit for hit in hits if hit.score >= least]
 
 
 async def keyword_search(
@@ -138,8 +139,8 @@ async def keyword_search(
         tx: A tenant's session.
         text: What a person has typed. No text is an error; the first 4,000 characters count.
         k: How many at most, 1 to 1,000.
-        language: The language of the text, of `tenantry.schema.languages.LANGUAGES`; None for those that
-            the tenant's chunks are in.
+        language: The language of the text, of `tenantry.schema.languages.LANGUAGES`; None for
+            those that the tenant's chunks are in.
         where: Conditions on the metadata of documents; see `Filter`.
         highlight: Whether hits have a `Highlight`.
 
@@ -150,41 +151,51 @@ async def keyword_search(
         InvalidValueError: ``text`` is not a str, or an argument is out of its range.
         TenantRequiredError: ``tx`` is not bound to a tenant.
     """
-    query = Query.parse(checked_text(text))
     search = _KeywordSearch(
         checked_session(tx),
-        query,
-        {
-            **_words(query, language),
-            "k": checked_k(k),
-            "filter": filter_path(where),
-            "marked": highlight,
-        },
+        Query.parse(checked_text(text)),
+        k=checked_k(k),
+        spoken=checked_languages(language),
+        filter=filter_path(where),
+        marked=highlight,
     )
-    hits = await search.by_words(query.words)
-    if len(hits) < k and query.is_plain and query.text:
+    hits = await search.by_words()
+    if len(hits) < k and search.query.is_plain and search.query.text:
         hits = await search.by_similar_words() or hits
-    if len(hits) < k and query.is_plain and query.text:
+    if len(hits) < k and search.query.is_plain and search.query.text:
         hits += await search.by_letters(hits)
     return hits
 
 
+@dataclass(frozen=True, slots=True)
 class _KeywordSearch:
     """The steps of one keyword search."""
 
-    def __init__(self, tx: TenantSession, query: Query, parameters: dict[str, Any]) -> None:
-        self.tx = tx
-        self.query = query
-        self.parameters = parameters
+    tx: TenantSession
+    query: Query
+    k: int
+    spoken: list[str] | None
+    filter: str | None
+    marked: bool
 
-    async def by_words(self, words: str) -> list[Hit]:
-        rows = await self.tx.execute(_KEYWORDS, {**self.parameters, "words": words})
+    async def by_words(self, words: str | None = None) -> list[Hit]:
+        rows = await fetch(
+            self.tx,
+            _KEYWORDS,
+            self.query.words if words is None else words,
+            self.query.pairs,
+            self.query.required_json,
+            self.query.excluded,
+            self.spoken,
+            self.k,
+            self.filter,
+            self.marked,
+        )
         return [_hit(row, self.query) for row in rows]
 
     async def by_similar_words(self) -> list[Hit]:
         """Search once more with words that the tenant has for those it has not."""
-        asked = {name: self.parameters[name] for name in ("words", "spoken")}
-        rows = await self.tx.execute(_SIMILAR_WORDS, asked)
+        rows = await fetch(self.tx, _SIMILAR_WORDS, self.query.words, self.spoken)
         similar = [
             each
             for word, candidates in rows
@@ -194,22 +205,17 @@ class _KeywordSearch:
 
     async def by_letters(self, hits: list[Hit]) -> list[Hit]:
         """Find what contains the text as it is; all of it comes after ``hits``."""
-        asked = {name: self.parameters[name] for name in ("k", "filter")}
-        rows = await self.tx.execute(_SUBSTRINGS, {**asked, "wanted": self.query.text})
+        rows = await fetch(self.tx, _SUBSTRINGS, self.query.text, self.k, self.filter)
         known = {hit.id for hit in hits}
-        room = self.parameters["k"] - len(hits)
         below = hits[-1].score / 2 if hits else 1.0
         return [
-            replace(
-                hit,
-                score=hit.score * below,
-                highlight=Highlight.of(hit.content, [self.query.text])
-                if self.parameters["marked"]
-                else None,
-            )
+            replace(hit, score=hit.score * below, highlight=self._letters_in(hit.content))
             for hit in (Hit(*row) for row in rows)
             if hit.id not in known
-        ][:room]
+        ][: self.k - len(hits)]
+
+    def _letters_in(self, content: str) -> Highlight | None:
+        return Highlight.of(content, [self.query.text]) if self.marked else None
 
 
 async def hybrid_search(
@@ -250,33 +256,29 @@ async def hybrid_search(
         TenantRequiredError: ``tx`` is not bound to a tenant.
     """
     query = Query.parse(checked_text(text))
-    parameters = {
-        **_words(query, language),
-        "question": checked_vector(embedding),
-        "k": checked_k(k),
-        "filter": filter_path(where),
-        "pool": max(POOL, 2 * k),
-        "vector_weight": checked_share(vector_weight, "vector_weight"),
-        "recall": checked_share(recall, "recall", least=0.5),
-        "marked": highlight,
-    }
-    rows = await checked_session(tx).execute(_HYBRID, parameters)
+    vector = checked_vector(embedding)
+    rows = await fetch_by_vector(
+        checked_session(tx),
+        _HYBRID,
+        vector,
+        query.words,
+        query.pairs,
+        query.required_json,
+        query.excluded,
+        checked_languages(language),
+        checked_k(k),
+        filter_path(where),
+        max(POOL, 2 * k),
+        checked_share(vector_weight, "vector_weight"),
+        checked_share(recall, "recall", least=0.5),
+        highlight,
+    )
     return [_hit(row, query) for row in rows]
-
-
-def _words(query: Query, language: str | None) -> dict[str, Any]:
-    return {
-        "words": query.words,
-        "pairs": query.pairs,
-        "required": query.required_json,
-        "excluded": query.excluded,
-        "spoken": checked_languages(language),
-    }
 
 
 def _hit(row: Any, query: Query) -> Hit:
     *found, excerpt = row
-    return Hit(*found, highlight=_highlight(found[3], excerpt, query))
+    return Hit(*found, _highlight(found[3], excerpt, query))
 
 
 def _highlight(content: str, excerpt: str | None, query: Query) -> Highlight | None:

@@ -97,6 +97,8 @@ async def connect(
         ) from error
     if role:
         await _require_role(connection, role, place)
+    if (driver := bound(connection)) is not None:
+        driver.pooled = pooled
     return connection
 
 

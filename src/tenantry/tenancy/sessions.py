@@ -31,7 +31,7 @@ from sqlalchemy.sql.lambdas import StatementLambdaElement
 
 from tenantry.errors import CrossTenantError, SessionUseError, TenantRequiredError
 from tenantry.schema import Tenant, TenantScoped
-from tenantry.tenancy.driver import bound
+from tenantry.tenancy.driver import BoundConnection, bound
 
 __all__ = ["OperatorSession", "SessionBlock", "TenantSession", "as_tenant_id"]
 
@@ -133,6 +133,8 @@ def _refuse_after_the_end(session: _BlockSession, transaction: SessionTransactio
 class _TenantSyncSession(_BlockSession):
     tenant_id: UUID
     opening: str
+    driver: BoundConnection | None = None
+    """The connection of the transaction that is under way."""
 
     def __init__(self, *args: Any, tenant_id: UUID, read_only: bool, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -221,6 +223,20 @@ class TenantSession(AsyncSession):
             engine, expire_on_commit=False, tenant_id=self.tenant_id, read_only=read_only
         )
 
+    async def driver(self) -> BoundConnection:
+        """Return the driver's connection of this session's transaction, begun if need be.
+
+        For statements that need no ORM; what is pending is flushed before. Straight on it a
+        statement costs a third of what it costs through SQLAlchemy.
+        """
+        session = cast("_TenantSyncSession", self.sync_session)
+        if session.new or session.dirty or session.deleted:
+            await self.flush()
+        if session.driver is None or not session.driver.is_in_transaction():
+            connection = await self.connection()
+            await connection.exec_driver_sql("SELECT 1")  # the transaction begins with a statement
+        return cast("BoundConnection", session.driver)
+
 
 class OperatorSession(AsyncSession):
     """An `AsyncSession` on connections that are ``tenantry_operator``'s: it sees all tenants."""
@@ -283,6 +299,13 @@ def _bind_tenant(
             "isolation level out, or choose another."
         )
     driver.opening = session.opening
+    session.driver = driver
+
+
+@event.listens_for(_TenantSyncSession, "after_transaction_end")
+def _let_go(session: _TenantSyncSession, transaction: SessionTransaction) -> None:
+    if transaction.parent is None:
+        session.driver = None
 
 
 @event.listens_for(_TenantSyncSession, "before_attach")

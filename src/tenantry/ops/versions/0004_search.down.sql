@@ -2,10 +2,10 @@
 DROP FUNCTION tenantry.explain_vector_search(integer, jsonpath, double precision, boolean);
 DROP FUNCTION tenantry.search_substrings(text, integer, jsonpath);
 DROP FUNCTION tenantry.similar_words(text, text[]);
-DROP FUNCTION tenantry.search_hybrid(real[], text, text[], jsonb, text[], text[], integer, jsonpath, integer, double precision, double precision, boolean);
+DROP FUNCTION tenantry.search_hybrid(vector, text, text[], jsonb, text[], text[], integer, jsonpath, integer, double precision, double precision, boolean);
 DROP FUNCTION tenantry.search_keywords(text, text[], jsonb, text[], text[], integer, jsonpath, boolean);
-DROP FUNCTION tenantry.search_documents(real[], integer, jsonpath, double precision, double precision);
-DROP FUNCTION tenantry.search_vectors(real[], integer, jsonpath, double precision, double precision);
+DROP FUNCTION tenantry.search_documents(vector, integer, jsonpath, double precision);
+DROP FUNCTION tenantry.search_vectors(vector, integer, jsonpath, double precision);
 DROP FUNCTION tenantry.matching_chunks(uuid, tsquery, tsquery, tsquery[], double precision[], tsquery, integer, uuid[]);
 DROP FUNCTION tenantry.nearest_documents(uuid, vector, integer, uuid[], double precision);
 DROP FUNCTION tenantry.nearest_chunks(uuid, vector, integer, uuid[], double precision);
@@ -24,5 +24,6 @@ ALTER TABLE knowledge_chunks
 DROP INDEX knowledge_documents_metadata_idx;
 ALTER TABLE knowledge_documents
     DROP COLUMN language, ALTER COLUMN embedding SET STORAGE EXTERNAL, RESET (toast_tuple_target);
+DROP FUNCTION tenantry.search_part(uuid);
 DROP FUNCTION tenantry.lexemes(text, text);
 DROP FUNCTION tenantry.word_forms(text);

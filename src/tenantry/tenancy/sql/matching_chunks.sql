@@ -12,7 +12,7 @@ CREATE OR REPLACE FUNCTION tenantry.matching_chunks(
     demanded tsquery, k integer, wanted_documents uuid[]
 )
     RETURNS TABLE (chunk_id uuid, score double precision)
-    LANGUAGE plpgsql STABLE
+    LANGUAGE plpgsql STABLE ROWS 50
     SET search_path = pg_catalog, pg_temp
     SET plan_cache_mode = force_custom_plan
     SET jit = off

@@ -4,15 +4,17 @@
 --   wanted_documents   search in these only; NULL: in all
 --   recall             which share of the true k nearest is wanted where the index is asked
 --
--- The settings hold for this function alone. Its plans must not depend on estimates: the first
--- query cannot use the HNSW index, since it orders by a sum, and the second one has nothing else
--- that orders without sorting. Where that index is absent or invalid, the second sorts as well and
--- is as slow as the first.
+-- The settings hold for this function alone. Its plans must not depend on estimates: where the
+-- rows are compared, no index can be used, since they are ordered by a sum; where an index is to be
+-- asked, nothing else orders without sorting. Where that index is absent or invalid, they are
+-- sorted all the same, and it is as slow as comparing.
+-- A setting of pgvector's is known only once pgvector is loaded, which the cast does.
+DO $$ BEGIN PERFORM '[1]'::public.vector; END $$;
 CREATE OR REPLACE FUNCTION tenantry.nearest_chunks(
     tenant uuid, question vector, k integer, wanted_documents uuid[], recall double precision
 )
     RETURNS TABLE (chunk_id uuid, distance double precision)
-    LANGUAGE plpgsql STABLE
+    LANGUAGE plpgsql STABLE ROWS 50
     SET search_path = pg_catalog, public, pg_temp
     SET plan_cache_mode = force_generic_plan
     SET enable_seqscan = off
@@ -27,28 +29,36 @@ DECLARE
     distances double precision[];
 BEGIN
     chosen := tenantry.plan_vector_search(tenant, wanted_documents, k, recall, false);
-    IF chosen.plan = 'hnsw' THEN
+    IF chosen.plan <> 'exact' THEN
         PERFORM set_config('hnsw.ef_search', chosen.ef_search::text, true);
-        IF wanted_documents IS NULL THEN
-            SELECT array_agg(n.id), array_agg(n.distance) INTO ids, distances FROM (
-                SELECT c.id, c.embedding <=> question AS distance
-                  FROM knowledge_chunks c
-                 WHERE c.tenant_id = tenant
-                 ORDER BY c.embedding <=> question LIMIT k
-            ) n;
-        ELSE
-            SELECT array_agg(n.id), array_agg(n.distance) INTO ids, distances FROM (
-                SELECT c.id, c.embedding <=> question AS distance
-                  FROM knowledge_chunks c
-                 WHERE c.tenant_id = tenant AND c.document_id = ANY (wanted_documents)
-                 ORDER BY c.embedding <=> question LIMIT k
-            ) n;
-        END IF;
-        -- An index scan ends after hnsw.max_scan_tuples, found or not: then it is compared.
-        IF cardinality(ids) = k THEN
-            RETURN QUERY SELECT * FROM unnest(ids, distances) n (id, distance) ORDER BY 2, 1;
-            RETURN;
-        END IF;
+    END IF;
+    IF chosen.plan = 'part' THEN
+        -- Its vectors are of half precision: twice as many are taken, and compared in full. The
+        -- planner takes a partial index only where it sees the part's number.
+        EXECUTE format($query$
+            SELECT array_agg(n.id), array_agg(n.embedding <=> $2) FROM (
+                SELECT c.id, c.embedding FROM knowledge_chunks c
+                 WHERE c.tenant_id = $1 AND tenantry.search_part(c.tenant_id) = %s
+                   AND ($4 IS NULL OR c.document_id = ANY ($4))
+                 ORDER BY l2_normalize(c.embedding)::halfvec(1024)
+                          <#> l2_normalize($2)::halfvec(1024)
+                 LIMIT 2 * $3
+            ) n
+        $query$, tenantry.search_part(tenant))
+        INTO ids, distances USING tenant, question, k, wanted_documents;
+    ELSIF chosen.plan = 'whole' THEN
+        SELECT array_agg(n.id), array_agg(n.distance) INTO ids, distances FROM (
+            SELECT c.id, c.embedding <=> question AS distance FROM knowledge_chunks c
+             WHERE c.tenant_id = tenant
+               AND (wanted_documents IS NULL OR c.document_id = ANY (wanted_documents))
+             ORDER BY c.embedding <=> question LIMIT k
+        ) n;
+    END IF;
+    -- The scan of an index ends after hnsw.max_scan_tuples, found or not: then it is compared.
+    IF cardinality(ids) >= k THEN
+        RETURN QUERY
+        SELECT * FROM unnest(ids, distances) n (id, distance) ORDER BY 2, 1 LIMIT k;
+        RETURN;
     END IF;
     IF wanted_documents IS NULL THEN
         RETURN QUERY

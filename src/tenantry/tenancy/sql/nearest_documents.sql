@@ -1,9 +1,11 @@
--- The same as tenantry.nearest_documents, for whole documents.
+-- The same as tenantry.nearest_chunks, for whole documents; they have no parts.
+-- A setting of pgvector's is known only once pgvector is loaded, which the cast does.
+DO $$ BEGIN PERFORM '[1]'::public.vector; END $$;
 CREATE OR REPLACE FUNCTION tenantry.nearest_documents(
     tenant uuid, question vector, k integer, wanted_documents uuid[], recall double precision
 )
     RETURNS TABLE (document_id uuid, distance double precision)
-    LANGUAGE plpgsql STABLE
+    LANGUAGE plpgsql STABLE ROWS 50
     SET search_path = pg_catalog, public, pg_temp
     SET plan_cache_mode = force_generic_plan
     SET enable_seqscan = off
@@ -18,24 +20,14 @@ DECLARE
     distances double precision[];
 BEGIN
     chosen := tenantry.plan_vector_search(tenant, wanted_documents, k, recall, true);
-    IF chosen.plan = 'hnsw' THEN
+    IF chosen.plan <> 'exact' THEN
         PERFORM set_config('hnsw.ef_search', chosen.ef_search::text, true);
-        IF wanted_documents IS NULL THEN
-            SELECT array_agg(n.id), array_agg(n.distance) INTO ids, distances FROM (
-                SELECT d.id, d.embedding <=> question AS distance
-                  FROM knowledge_documents d
-                 WHERE d.tenant_id = tenant
-                 ORDER BY d.embedding <=> question LIMIT k
-            ) n;
-        ELSE
-            SELECT array_agg(n.id), array_agg(n.distance) INTO ids, distances FROM (
-                SELECT d.id, d.embedding <=> question AS distance
-                  FROM knowledge_documents d
-                 WHERE d.tenant_id = tenant AND d.id = ANY (wanted_documents)
-                 ORDER BY d.embedding <=> question LIMIT k
-            ) n;
-        END IF;
-        -- An index scan ends after hnsw.max_scan_tuples, found or not: then it is compared.
+        SELECT array_agg(n.id), array_agg(n.distance) INTO ids, distances FROM (
+            SELECT d.id, d.embedding <=> question AS distance FROM knowledge_documents d
+             WHERE d.tenant_id = tenant
+               AND (wanted_documents IS NULL OR d.id = ANY (wanted_documents))
+             ORDER BY d.embedding <=> question LIMIT k
+        ) n;
         IF cardinality(ids) = k THEN
             RETURN QUERY SELECT * FROM unnest(ids, distances) n (id, distance) ORDER BY 2, 1;
             RETURN;

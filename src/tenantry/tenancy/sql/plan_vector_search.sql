@@ -1,14 +1,17 @@
--- Whether a vector search compares with every chunk of the tenant's, or asks the HNSW index, and
--- why. For the search functions, which do as it says.
+-- Whether a vector search compares with every chunk of the tenant's, or asks an HNSW index, and
+-- which. For the search functions, which do as it says.
 --
 --   wanted_documents   the documents that a filter lets through; NULL: no filter
 --   k, recall          as in tenantry.nearest_chunks
 --   of_documents       whether whole documents are searched, and not chunks
 --
--- Comparing costs the same for each candidate. The index finds the nearest rows of all tenants and
+--   plan               'exact'; 'part': the index of the tenant's part, see tenantry.search_part;
+--                      'whole': the index of all tenants' vectors
+--
+-- Comparing costs the same for each candidate. An index finds the nearest of all rows in it and
 -- leaves out what is not wanted: it visits the more of them the fewer are wanted. Where n of N
--- rows are wanted, the one costs n and the other N / n, so they cost the same at a multiple of the
--- root of N. n is counted up to there and no further: a thirtieth of what comparing would cost.
+-- rows are wanted, the one costs n and the other k * N / n, so they cost the same at a multiple of
+-- the root of k * N. n is counted up to there and no further: a tenth of what comparing would cost.
 --
 -- That multiple, and the ef_search that each recall takes, depend on the vectors and the machine.
 -- `tenantry knowledge tune` measures them and keeps them in the database's setting
@@ -26,24 +29,37 @@ CREATE OR REPLACE FUNCTION tenantry.plan_vector_search(
     SET jit = off
 AS $$
 DECLARE
+    -- For each index: a multiple of the root of k * N, the least number of candidates, and by the
+    -- recall that they reach, settings of ef_search.
     tuned jsonb := coalesce(
         nullif(current_setting('tenantry.vector_search', true), ''),
-        '{"roots": 16, "ef_search": {"0.9": 100, "0.95": 200, "0.97": 400, "0.99": 800}}'
+        '{"whole": {"roots": 5, "least": 2000,
+                    "ef_search": {"0.9": 100, "0.95": 200, "0.97": 400, "0.99": 800}},
+          "part": {"roots": 0.7, "least": 1500,
+                   "ef_search": {"0.9": 60, "0.95": 120, "0.97": 250, "0.99": 500}}}'
     );
     total double precision;
 BEGIN
-    SELECT min(reached.value::integer) INTO ef_search
+    plan := CASE
+        WHEN NOT of_documents AND (
+            SELECT i.indisvalid FROM pg_index i
+             WHERE i.indexrelid = to_regclass(format(
+                 'public.knowledge_chunks_embedding_part_%s_idx', tenantry.search_part(tenant)))
+        ) THEN 'part' ELSE 'whole' END;
+    tuned := tuned -> plan;
+    SELECT min(least(1000, ceil(reached.value::integer * greatest(1, k / 20.0)))) INTO ef_search
       FROM jsonb_each_text(tuned -> 'ef_search') reached
      WHERE reached.key::double precision >= recall;
-    ef_search := least(1000, ef_search * greatest(1, k / 20.0));
+    IF ef_search < k THEN
+        ef_search := NULL;
+    END IF;
     SELECT greatest(c.reltuples, 0) INTO total
       FROM pg_class c
      WHERE c.oid = CASE WHEN of_documents THEN 'public.knowledge_documents'::regclass
                         ELSE 'public.knowledge_chunks'::regclass END;
-    exact_up_to := greatest((tuned ->> 'roots')::double precision * sqrt(total), 10 * k);
-    IF ef_search < k THEN
-        ef_search := NULL;
-    END IF;
+    exact_up_to := greatest(
+        (tuned ->> 'roots')::double precision * sqrt(k * total), (tuned ->> 'least')::integer, 10 * k
+    );
     IF of_documents AND wanted_documents IS NOT NULL THEN
         candidates := cardinality(wanted_documents);
     ELSIF of_documents THEN
@@ -62,7 +78,9 @@ BEGIN
              LIMIT exact_up_to + 1
         ) counted;
     END IF;
-    plan := CASE WHEN candidates <= exact_up_to OR ef_search IS NULL THEN 'exact' ELSE 'hnsw' END;
+    IF candidates <= exact_up_to OR ef_search IS NULL THEN
+        plan := 'exact';
+    END IF;
 END
 $$;
 

@@ -1,6 +1,6 @@
 -- The bound tenant's documents nearest to a vector. For the application; see tenantry.vector_search.
 CREATE OR REPLACE FUNCTION tenantry.search_documents(
-    question real[], k integer, filter jsonpath, least_similarity double precision, recall double precision
+    question vector, k integer, filter jsonpath, recall double precision
 )
     RETURNS TABLE (
         id uuid, document_id uuid, title text, content text, score double precision
@@ -9,6 +9,9 @@ CREATE OR REPLACE FUNCTION tenantry.search_documents(
     SET search_path = pg_catalog, public, pg_temp
     SET plan_cache_mode = force_generic_plan
     SET enable_seqscan = off
+    SET enable_hashjoin = off
+    SET enable_mergejoin = off
+    SET join_collapse_limit = 1
     SET jit = off
 AS $$
 DECLARE
@@ -20,17 +23,16 @@ BEGIN
     RETURN QUERY
     SELECT d.id, d.id, d.title, d.content, 1 - n.distance
       FROM tenantry.nearest_documents(
-               tenant, question::vector, k, tenantry.filtered_documents(tenant, filter), recall
+               tenant, question, k, tenantry.filtered_documents(tenant, filter), recall
            ) WITH ORDINALITY n (document_id, distance, number)
       JOIN public.knowledge_documents d ON d.tenant_id = tenant AND d.id = n.document_id
-     WHERE least_similarity IS NULL OR 1 - n.distance >= least_similarity
      ORDER BY n.number;
 END
 $$;
 
 REVOKE ALL ON FUNCTION
-    tenantry.search_documents(real[], integer, jsonpath, double precision, double precision)
+    tenantry.search_documents(vector, integer, jsonpath, double precision)
     FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION
-    tenantry.search_documents(real[], integer, jsonpath, double precision, double precision)
+    tenantry.search_documents(vector, integer, jsonpath, double precision)
     TO tenantry_app;

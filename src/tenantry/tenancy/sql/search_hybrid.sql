@@ -9,7 +9,7 @@
 -- fusion of ranks, and neither the range nor the offset of a model's similarities matters. The sum
 -- is put between 0 and 1 by the logistic function.
 CREATE OR REPLACE FUNCTION tenantry.search_hybrid(
-    question real[], words text, pairs text[], required jsonb, excluded text[], spoken text[],
+    question vector, words text, pairs text[], required jsonb, excluded text[], spoken text[],
     k integer, filter jsonpath, pool integer, vector_weight double precision,
     recall double precision, marked boolean
 )
@@ -19,6 +19,9 @@ CREATE OR REPLACE FUNCTION tenantry.search_hybrid(
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path = pg_catalog, public, pg_temp
     SET enable_seqscan = off
+    SET enable_hashjoin = off
+    SET enable_mergejoin = off
+    SET join_collapse_limit = 1
     SET jit = off
 AS $$
 DECLARE
@@ -26,7 +29,6 @@ DECLARE
     wanted_documents uuid[];
     t record;
     demanded tsquery;
-    asked vector := question::vector;
 BEGIN
     IF tenant IS NULL THEN
         RETURN;
@@ -37,7 +39,7 @@ BEGIN
     RETURN QUERY
     WITH found AS MATERIALIZED (
         SELECT n.chunk_id
-          FROM tenantry.nearest_chunks(tenant, asked, pool, wanted_documents, recall) n
+          FROM tenantry.nearest_chunks(tenant, question, pool, wanted_documents, recall) n
         UNION
         SELECT m.chunk_id
           FROM tenantry.matching_chunks(
@@ -45,7 +47,7 @@ BEGIN
                    wanted_documents
                ) m
     ), scored AS (
-        SELECT c.id, 1 - (c.embedding <=> asked) AS similarity, coalesce(r.score, 0) AS keywords
+        SELECT c.id, 1 - (c.embedding <=> question) AS similarity, coalesce(r.score, 0) AS keywords
           FROM found f
           JOIN public.knowledge_chunks c ON c.tenant_id = tenant AND c.id = f.chunk_id
          CROSS JOIN LATERAL (
@@ -75,10 +77,10 @@ END
 $$;
 
 REVOKE ALL ON FUNCTION tenantry.search_hybrid(
-    real[], text, text[], jsonb, text[], text[], integer, jsonpath, integer, double precision,
+    vector, text, text[], jsonb, text[], text[], integer, jsonpath, integer, double precision,
     double precision, boolean
 ) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION tenantry.search_hybrid(
-    real[], text, text[], jsonb, text[], text[], integer, jsonpath, integer, double precision,
+    vector, text, text[], jsonb, text[], text[], integer, jsonpath, integer, double precision,
     double precision, boolean
 ) TO tenantry_app;

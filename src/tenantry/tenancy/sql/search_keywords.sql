@@ -16,6 +16,9 @@ CREATE OR REPLACE FUNCTION tenantry.search_keywords(
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
     SET enable_seqscan = off
+    SET enable_hashjoin = off
+    SET enable_mergejoin = off
+    SET join_collapse_limit = 1
     SET jit = off
 AS $$
 DECLARE

@@ -2,9 +2,8 @@
 --
 --   question   1,024 numbers
 --   filter     on the metadata of documents; NULL: none
---   least_similarity   the least cosine similarity; NULL: any
 CREATE OR REPLACE FUNCTION tenantry.search_vectors(
-    question real[], k integer, filter jsonpath, least_similarity double precision, recall double precision
+    question vector, k integer, filter jsonpath, recall double precision
 )
     RETURNS TABLE (
         id uuid, document_id uuid, title text, content text, score double precision
@@ -13,6 +12,9 @@ CREATE OR REPLACE FUNCTION tenantry.search_vectors(
     SET search_path = pg_catalog, public, pg_temp
     SET plan_cache_mode = force_generic_plan
     SET enable_seqscan = off
+    SET enable_hashjoin = off
+    SET enable_mergejoin = off
+    SET join_collapse_limit = 1
     SET jit = off
 AS $$
 DECLARE
@@ -24,18 +26,17 @@ BEGIN
     RETURN QUERY
     SELECT c.id, c.document_id, d.title, c.content, 1 - n.distance
       FROM tenantry.nearest_chunks(
-               tenant, question::vector, k, tenantry.filtered_documents(tenant, filter), recall
+               tenant, question, k, tenantry.filtered_documents(tenant, filter), recall
            ) WITH ORDINALITY n (chunk_id, distance, number)
       JOIN public.knowledge_chunks c ON c.tenant_id = tenant AND c.id = n.chunk_id
       JOIN public.knowledge_documents d ON d.tenant_id = tenant AND d.id = c.document_id
-     WHERE least_similarity IS NULL OR 1 - n.distance >= least_similarity
      ORDER BY n.number;
 END
 $$;
 
 REVOKE ALL ON FUNCTION
-    tenantry.search_vectors(real[], integer, jsonpath, double precision, double precision)
+    tenantry.search_vectors(vector, integer, jsonpath, double precision)
     FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION
-    tenantry.search_vectors(real[], integer, jsonpath, double precision, double precision)
+    tenantry.search_vectors(vector, integer, jsonpath, double precision)
     TO tenantry_app;

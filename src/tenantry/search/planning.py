@@ -1,0 +1,152 @@
+"""How a vector search goes about it, and why."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any, Final, Literal, NamedTuple
+from uuid import UUID
+from weakref import WeakKeyDictionary
+
+from tenantry.search.checking import checked_k, checked_session, checked_share
+from tenantry.search.filters import Filter, filter_path
+from tenantry.tenancy.fetching import fetch
+from tenantry.tenancy.sessions import TenantSession
+
+__all__ = [
+    "DEFAULT_RECALL",
+    "EXACT_CHUNKS",
+    "EXACT_DOCUMENTS",
+    "VectorPlan",
+    "VectorSearch",
+    "explain_vector_search",
+    "planned",
+]
+
+DEFAULT_RECALL: Final = 0.97
+
+PLANS_KEPT: Final = 10_000
+PLANS_KEPT_SECONDS: Final = 60.0
+"""A tenant that has outgrown its plan meanwhile is searched more slowly, and not less well."""
+
+# What the search functions do for a tenant of few rows, in a statement of its own: it needs none of
+# their rights, and a function called and its settings made would cost as much again. The sum keeps
+# every index out that orders by distance.
+_EXACT: Final = """
+    SELECT {columns}, 1 - c.distance
+      FROM (
+        SELECT {inner}, c.content, (c.embedding <=> {{vector}}) + 0 AS distance
+          FROM public.{table} c
+         WHERE c.tenant_id = $2 AND c.embedding IS NOT NULL
+         ORDER BY distance, c.id LIMIT {{k}}
+      ) c
+     ORDER BY c.distance, c.id
+"""
+_TITLE: Final = """(
+        SELECT d.title FROM public.knowledge_documents d
+         WHERE d.tenant_id = $2 AND d.id = c.document_id
+    )"""
+EXACT_CHUNKS: Final = _EXACT.format(
+    columns=f"c.id, c.document_id, {_TITLE}, c.content",
+    inner="c.id, c.document_id",
+    table="knowledge_chunks",
+)
+EXACT_DOCUMENTS: Final = _EXACT.format(
+    columns="c.id, c.id, c.title, c.content", inner="c.id, c.title", table="knowledge_documents"
+)
+
+_EXPLAIN: Final = """
+    SELECT plan, candidates, exact_up_to, ef_search
+      FROM tenantry.explain_vector_search($1, CAST($2 AS pg_catalog.jsonpath), $3, $4)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class VectorPlan:
+    """What a vector search does.
+
+    Args:
+        plan: ``"exact"``: every candidate is compared; ``"part"``: the index of the tenant's part
+            is asked; ``"whole"``: the index of all tenants' vectors.
+        candidates: The tenant's rows that the filter lets through, counted up to one more than
+            ``exact_up_to``.
+        exact_up_to: So many candidates are compared at most where an index can reach the recall.
+        ef_search: How far the index looks around; None where no setting of it has reached the
+            recall that is wanted.
+    """
+
+    plan: Literal["exact", "part", "whole"]
+    candidates: int
+    exact_up_to: int
+    ef_search: int | None
+
+    @property
+    def reason(self) -> str:
+        """Why, in a sentence."""
+        if self.candidates <= self.exact_up_to:
+            return (
+                f"{self.candidates:,} candidates: to compare each is faster up to "
+                f"{self.exact_up_to:,} in a database of this size."
+            )
+        more = f"More than {self.exact_up_to:,} candidates"
+        if self.plan == "exact":
+            return f"{more}, but no setting of the index has reached the recall that is wanted."
+        which = "the tenant's part" if self.plan == "part" else "all tenants' vectors"
+        return f"{more}: the index of {which} finds them, with ef_search {self.ef_search}."
+
+
+class VectorSearch(NamedTuple):
+    """The arguments that a plan depends on, checked."""
+
+    k: int
+    filter: str | None
+    recall: float
+    documents: bool
+
+
+async def explain_vector_search(
+    tx: TenantSession,
+    *,
+    k: int = 10,
+    where: Filter | None = None,
+    recall: float = DEFAULT_RECALL,
+    documents: bool = False,
+) -> VectorPlan:
+    """Return how `vector_search` with these arguments would go about it.
+
+    Raises:
+        InvalidValueError: An argument is out of its range.
+        TenantRequiredError: ``tx`` is not bound to a tenant.
+    """
+    return await _plan(
+        checked_session(tx),
+        VectorSearch(
+            checked_k(k), filter_path(where), checked_share(recall, "recall", least=0.5), documents
+        ),
+    )
+
+
+async def _plan(tx: TenantSession, search: VectorSearch) -> VectorPlan:
+    (row,) = await fetch(tx, _EXPLAIN, *search)
+    return VectorPlan(*row)
+
+
+_Kept = OrderedDict[tuple[UUID, VectorSearch], tuple[float, VectorPlan]]
+_plans: WeakKeyDictionary[Any, _Kept] = WeakKeyDictionary()
+
+
+async def planned(tx: TenantSession, search: VectorSearch) -> VectorPlan:
+    """Return the plan of a search without a filter, up to a minute old."""
+    kept = _plans.setdefault(tx.sync_session.get_bind(), OrderedDict())
+    key = (tx.tenant_id, search)
+    now = time.monotonic()
+    found = kept.get(key)
+    if found is not None and found[0] > now:
+        return found[1]
+    plan = await _plan(tx, search)
+    kept[key] = (now + PLANS_KEPT_SECONDS, plan)
+    kept.move_to_end(key)
+    if len(kept) > PLANS_KEPT:
+        kept.popitem(last=False)
+    return plan

@@ -1,0 +1,61 @@
+"""Statements of ours that need no ORM, straight on the driver's connection of a session."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import asyncpg
+from sqlalchemy.exc import DBAPIError
+
+from tenantry.errors import DatabaseUnavailableError, SessionUseError
+from tenantry.tenancy.connecting import translate
+from tenantry.tenancy.driver import BoundConnection
+from tenantry.tenancy.sessions import TenantSession
+
+__all__ = ["fetch", "fetch_by_vector"]
+
+
+async def fetch(tx: TenantSession, query: str, *args: Any) -> list[asyncpg.Record]:
+    """Run ``query`` in the transaction of ``tx`` and return its rows.
+
+    Raises:
+        SessionUseError: The session is in use by another task.
+        DatabaseUnavailableError: The connection was lost.
+        TenantryError: What PostgreSQL says about tenants and rights.
+    """
+    driver = await tx.driver()
+    with _translated(driver, query):
+        return await driver.fetch(query, *args)
+
+
+async def fetch_by_vector(
+    tx: TenantSession, query: str, vector: bytes, *args: Any
+) -> list[asyncpg.Record]:
+    """Run ``query``, whose first parameter is a vector; see `BoundConnection.fetch_by_vector`.
+
+    Raises:
+        SessionUseError, DatabaseUnavailableError, TenantryError: as `fetch`.
+    """
+    driver = await tx.driver()
+    with _translated(driver, query):
+        return await driver.fetch_by_vector(query, vector, *args)
+
+
+@contextmanager
+def _translated(driver: BoundConnection, query: str) -> Iterator[None]:
+    try:
+        yield
+    except asyncpg.PostgresError as error:
+        raise translate(error) or DBAPIError(query, None, error, hide_parameters=True) from error
+    except (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
+        if isinstance(error, asyncpg.InterfaceError) and not driver.is_closed():
+            raise SessionUseError(
+                "The session is in use: its connection does one thing at a time. Give each task a "
+                "session of its own."
+            ) from error
+        raise DatabaseUnavailableError(
+            f"The connection to PostgreSQL was lost ({type(error).__name__}). Nothing uncommitted "
+            "was kept."
+        ) from error
