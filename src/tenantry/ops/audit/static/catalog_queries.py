@@ -233,6 +233,7 @@ FUNCTIONS = text(f"""
     SELECT p.oid, n.nspname::text AS schema, p.proname::text AS name,
            format('%I.%I(%s)', n.nspname, p.proname, pg_get_function_identity_arguments(p.oid))
                AS signature,
+           format('%I.%I(%s)', n.nspname, p.proname, oidvectortypes(p.proargtypes)) AS call,
            CASE p.prokind WHEN 'p' THEN 'PROCEDURE' WHEN 'a' THEN 'AGGREGATE' ELSE 'FUNCTION' END
                AS kind,
            pg_get_userbyid(p.proowner)::text AS owner, l.lanname::text AS language,

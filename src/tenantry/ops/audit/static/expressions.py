@@ -61,12 +61,18 @@ class Node:
     parts: tuple[Node, ...] = ()
 
 
-def parse(expression: str | None) -> Node | None:
-    """Return the tree of ``expression``, None for None."""
+def parse(expression: str | None, *, cases: bool = False) -> Node | None:
+    """Return the tree of ``expression``, None for None.
+
+    Args:
+        expression: As declared or as PostgreSQL prints it.
+        cases: Look into CASE. Of a policy it stays a leaf: what one of its branches demands, the
+            policy does not.
+    """
     if expression is None:
         return None
     tokens = words(expression)
-    reader = _Reader(tokens)
+    reader = _Reader(tokens, cases=cases)
     try:
         return reader.whole()
     except (_NotUnderstoodError, RecursionError):
@@ -77,13 +83,15 @@ def words(expression: str) -> list[str]:
     """Return the tokens of ``expression``; names and keywords in one case where unquoted."""
     # A string's own text stays as it is, so it goes around the rest.
     return [
-        word if word[:1] in "'\"" else _plain(word)
+        word if word[:1] == "'" else _plain(word)
         for match in _TOKEN.finditer(expression)
         if (word := match.group()).strip()
     ]
 
 
 def _plain(word: str) -> str:
+    if re.fullmatch(r'"[a-z_]+"', word) and word[1:-1].upper() not in _KEYWORDS:
+        return word[1:-1]  # as PostgreSQL prints "left", which is a keyword
     if '"' in word:
         return word
     # PostgreSQL prints the names of its own catalog without the schema.
@@ -118,8 +126,9 @@ class _NotUnderstoodError(Exception):
 
 
 class _Reader:
-    def __init__(self, tokens: list[str]) -> None:
+    def __init__(self, tokens: list[str], *, cases: bool) -> None:
         self._tokens = tokens
+        self._cases = cases
         self._place = 0
 
     @property
@@ -188,6 +197,8 @@ class _Reader:
             return Node("NOT", "", (self.expression(_NOT),))
         if word == "(":
             return self._group()
+        if word == "CASE" and self._cases:
+            return self._case()
         if word in _UNKNOWN or not re.match(r"""['"\w]""", word):
             raise _NotUnderstoodError
         if word[0] == "'" or word[0].isdigit() or word in {"TRUE", "FALSE", "NULL"}:
@@ -205,6 +216,19 @@ class _Reader:
                 depth += {"(": 1, ")": -1}.get(self._next(), 0)
             return Node("words", " ".join(self._tokens[start : self._place - 1]))
         return inner
+
+    def _case(self) -> Node:
+        parts = [] if self._peek() == "when" else [self.expression(0)]
+        # Which words stand where is part of what it means: CASE x WHEN and CASE WHEN x differ.
+        order = ["case"] * len(parts)
+        while self._peek() != "end":
+            word = self._next()
+            if word not in {"when", "then", "else"}:
+                raise _NotUnderstoodError
+            order.append(word)
+            parts.append(self.expression(0))
+        self._next()
+        return Node("CASE", " ".join(order), tuple(parts))
 
     def _call(self, name: str) -> Node:
         self._expect("(")
@@ -229,5 +253,7 @@ class _Reader:
             while self._peek() not in {")", "]"}:
                 type_ += self._next()
             type_ += self._next()
+        if inner.kind == "value" and type_ == "regconfig":
+            inner = Node("value", inner.text.replace("'pg_catalog.", "'", 1))
         # PostgreSQL writes 'x' as 'x'::text.
         return inner if inner.kind == "value" and type_ == "text" else Node("cast", type_, (inner,))

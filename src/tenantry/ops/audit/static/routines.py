@@ -234,11 +234,9 @@ def our_functions(ground: Ground) -> Iterator[Finding]:
     """The functions in schema ``tenantry`` are ours, and as we made them."""
     if not ground.scope.is_ours:
         return
-    found = {
-        _call(each.signature): each for each in ground.snapshot.functions if _is_ours(ground, each)
-    }
+    found = {each.call: each for each in ground.snapshot.functions if _is_ours(ground, each)}
     for declared in FUNCTIONS:
-        actual = found.pop(_call(declared.signature), None)
+        actual = found.pop(declared.call, None)
         difference = _difference(declared, actual) if actual else "is missing"
         if difference:
             yield Finding(
@@ -261,13 +259,6 @@ def our_functions(ground: Ground) -> Iterator[Finding]:
         )
 
 
-def _call(signature: str) -> str:
-    """Return a signature without the names of its arguments, by which nothing is told apart."""
-    name, _, arguments = signature.rstrip(")").partition("(")
-    types = [each.split()[-1] for each in arguments.split(",") if each]
-    return f"{name}({', '.join(types)})"
-
-
 def _restore(declared: SqlFunction, actual: Function | None) -> str:
     owner = f"ALTER FUNCTION {declared.signature} OWNER TO {declared.owner};"
     extra = []
@@ -282,7 +273,7 @@ def _restore(declared: SqlFunction, actual: Function | None) -> str:
         return mending.lines([body, owner])
     if not _same_shape(declared, actual):
         # CREATE OR REPLACE refuses another result or other names of arguments.
-        return mending.lines([f"DROP {actual.kind} {_call(actual.signature)};", body, owner])
+        return mending.lines([f"DROP {actual.kind} {actual.call};", body, owner])
     # First, because what a former owner could do without a grant is gone with the owner.
     return mending.lines([owner, revoke if extra else "", body])
 
@@ -292,7 +283,10 @@ _RESULT: Final = re.compile(r"\bRETURNS\s+(.+?)\s+LANGUAGE\b", re.IGNORECASE | r
 
 def _same_shape(declared: SqlFunction, actual: Function) -> bool:
     result = _RESULT.search(declared.sql)
-    wanted = result.group(1).replace("timestamptz", "timestamp with time zone") if result else ""
+    # With columns among the arguments, OUT, there is no RETURNS.
+    wanted = (
+        result.group(1).replace("timestamptz", "timestamp with time zone") if result else "record"
+    )
     return (
         actual.kind == "FUNCTION"
         and actual.signature == declared.signature
@@ -309,7 +303,9 @@ _OPTION: Final = re.compile(
 )
 _DOLLARS: Final = re.compile(r"\$(\w*)\$(.*?)\$\1\$", re.DOTALL)
 _RETURN: Final = re.compile(r"\bRETURN\b(.*?);", re.IGNORECASE | re.DOTALL)
-_SETTING: Final = re.compile(r"^\s+SET\s+(\w+)\s*(?:=|TO)\s*(.+?)$", re.IGNORECASE | re.MULTILINE)
+_SETTING: Final = re.compile(
+    r"^\s+SET\s+([\w.]+)\s*(?:=|TO)\s*(.+?)$", re.IGNORECASE | re.MULTILINE
+)
 
 
 def _executors(declared: SqlFunction) -> set[str]:
@@ -338,7 +334,7 @@ def _difference(declared: SqlFunction, actual: Function) -> str | None:
         "has settings of its own": settings
         != {name: _listed(value) for name, value in given.items()},
         "may be executed by others": set(actual.executors) != _executors(declared),
-        "has another body": not _same_body(sql, actual),
+        "has another body": not _same_body(declared, sql, actual),
     }
     return next((text for text, differs in answers.items() if differs), None)
 
@@ -347,14 +343,16 @@ def _listed(value: str) -> list[str]:
     return [part.strip().strip("'\"") for part in value.split(",") if part.strip()]
 
 
-def _same_body(sql: str, actual: Function) -> bool:
-    dollars = _DOLLARS.search(sql)
+def _same_body(declared: SqlFunction, sql: str, actual: Function) -> bool:
+    # Before the function there may be a DO that loads what its settings belong to. Comments in the
+    # body are part of it.
+    dollars = _DOLLARS.search(declared.sql, declared.sql.index("\nCREATE OR REPLACE "))
     if dollars:
         return not actual.is_bound and dollars.group(2) == actual.body
     returned = _RETURN.search(sql)
     if returned and re.search(r"\bBEGIN\s+ATOMIC\b", sql, re.IGNORECASE) is None:
-        return actual.is_bound and parse(returned.group(1)) == parse(
-            re.sub(r"^\s*RETURN\b", "", actual.body)
+        return actual.is_bound and parse(returned.group(1), cases=True) == parse(
+            re.sub(r"^\s*RETURN\b", "", actual.body), cases=True
         )
     # A body of statements is printed in words of PostgreSQL's own; only those in quotes stay.
     quoted = {word for word in words(sql) if word.startswith("'")}

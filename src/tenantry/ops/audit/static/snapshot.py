@@ -242,13 +242,15 @@ class Relation:
 class Function:
     """A function, procedure or aggregate; ``executors`` end in ``*`` where they may grant it.
 
-    ``result`` names the columns too that come back, ``returns`` is a type.
+    ``result`` names the columns too that come back, ``returns`` is a type. ``call`` is the name and
+    the types that it is called with, by which functions are told apart.
     """
 
     oid: int
     schema: str
     name: str
     signature: str
+    call: str
     kind: str
     owner: str
     language: str
