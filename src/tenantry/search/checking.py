@@ -6,6 +6,7 @@ import math
 import struct
 import sys
 from array import array
+from collections.abc import Sequence
 from typing import Final
 
 from tenantry.errors import InvalidValueError, TenantRequiredError
@@ -82,7 +83,8 @@ def checked_vector(embedding: object) -> bytes:
         length = math.hypot(*numbers) if len(numbers) == EMBEDDING_DIMENSIONS else 0.0
     except (TypeError, OverflowError):
         pass
-    if isinstance(embedding, str | bytes) or not _LEAST <= length <= 1 / _LEAST:
+    ordered = tolist is not None or isinstance(embedding, Sequence)
+    if not ordered or isinstance(embedding, str | bytes) or not _LEAST <= length <= 1 / _LEAST:
         given = check_embedding(embedding)  # which says what is wrong
         largest = max(map(abs, given))
         numbers = array("f", [each / largest for each in given])
