@@ -29,8 +29,9 @@ from tenantry.search import (
     keyword_search,
     vector_search,
 )
+from tenantry.search.planning import DEFAULT_RECALL
 from tenantry.search.queries import Query
-from tenantry.search.searching import DEFAULT_RECALL, POOL
+from tenantry.search.searching import POOL
 from tenantry.tenancy.sessions import TenantSession
 
 __all__ = ["search"]
@@ -225,11 +226,10 @@ async def _plan(tx: TenantSession, question: _Question) -> VectorPlan:
 
 
 def _said(error: DBAPIError) -> InvalidValueError:
-    cause = error.orig.__cause__ if error.orig is not None else None
-    state = getattr(cause, "sqlstate", None) or "none"
-    return InvalidValueError(
-        f"PostgreSQL could not search: {cause or error.orig} (SQLSTATE {state})."
-    )
+    cause = getattr(error.orig, "__cause__", None) or error.orig
+    state = getattr(error.orig, "sqlstate", None) or "none"
+    said = str(cause).partition("\n")[0]
+    return InvalidValueError(f"PostgreSQL could not search: {said} (SQLSTATE {state}).")
 
 
 def _print_hit(rank: int, hit: Hit) -> None:

@@ -15,6 +15,7 @@ from sqlalchemy import Connection, MetaData
 
 from tenantry.ops.audit.static.declared import DeclaredTable, declared_tables
 from tenantry.ops.audit.static.snapshot import Relation, Snapshot, read_snapshot
+from tenantry.ops.vector_tuning import VECTOR_SEARCH
 from tenantry.schema.row_security import APP_ROLE, AUTH_ROLE, OPERATOR_ROLE, OWNER_ROLE
 from tenantry.tenancy.catalog import Held
 
@@ -107,7 +108,8 @@ def _memberships(snapshot: Snapshot) -> Iterator[str]:
 
 def _settings(snapshot: Snapshot) -> Iterator[str]:
     for each in snapshot.settings:
-        if each.name in _SETTINGS or each.name.startswith("tenantry."):
+        ours = each.name.startswith("tenantry.") and each.name != VECTOR_SEARCH
+        if each.name in _SETTINGS or ours:
             whose = f"role {each.role}" if each.role else "database"
             yield f"{whose} sets {each.name}, which is not declared"
 

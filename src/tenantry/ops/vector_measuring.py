@@ -16,20 +16,19 @@ from time import perf_counter
 from typing import Final
 from uuid import UUID
 
-from sqlalchemy import REAL, bindparam, func, select, text
-from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy import func, select, text
 
 from tenantry.database import Database
 from tenantry.errors import ConfigurationError, InvalidValueError, SchemaError
 from tenantry.ops.vector_tuning import (
-    BUILT_IN,
     VECTOR_SEARCH,
     IndexTuning,
     VectorTuning,
+    built_in,
     current_tuning,
 )
 from tenantry.schema import KnowledgeChunk, Tenant
-from tenantry.search import explain_vector_search
+from tenantry.search import explain_vector_search, vector_search
 from tenantry.tenancy.sessions import TenantSession
 
 __all__ = [
@@ -55,7 +54,10 @@ _TENANTS: Final = 4
 _LOOKED_AT: Final = 24
 _QUESTIONS: Final = 200
 _LEAST_QUESTIONS: Final = 20
-_DRAWN: Final = 0.3  # predicts the recall of real questions best; see _questions
+# A session keeps the plans of searches, by their recall among others: nobody else asks with these.
+_COMPARED: Final = 1.0
+_ASKED: Final = 0.9999
+_DRAWN: Final = 0.25  # predicts the recall of real questions best; see _questions
 _SAME: Final = 1e-9  # two equal vectors are at the same distance, whichever is returned
 
 _INDEX: Final = text("""
@@ -69,9 +71,6 @@ _ROWS: Final = text("""
     SELECT reltuples FROM pg_class WHERE oid = 'public.knowledge_chunks'::regclass
 """)
 _SET: Final = text("SELECT set_config(:name, :value, true)")
-_SEARCH: Final = text("""
-    SELECT score FROM tenantry.search_vectors(:question, :k, NULL, NULL, 1)
-""").bindparams(bindparam("question", type_=ARRAY(REAL)))
 
 
 @dataclass(slots=True)
@@ -187,15 +186,15 @@ async def measure_vector_search(
 
 async def _before(tx: TenantSession) -> VectorTuning:
     try:
-        return await current_tuning(tx) or BUILT_IN
+        return await current_tuning(tx) or built_in()
     except ConfigurationError:
-        return BUILT_IN  # what cannot be used is written anew
+        return built_in()  # what cannot be used is written anew
 
 
 async def _largest(db: Database) -> tuple[int, bool, list[TenantMeasured]]:
     """Return the number of chunks, whether the whole index is valid, and the larger tenants."""
     number = func.count().label("chunks")
-    least = min(each.least for each in BUILT_IN.indexes.values())
+    least = min(each.least for each in built_in().indexes.values())
     counts = (
         select(KnowledgeChunk.tenant_id, number)
         .group_by(KnowledgeChunk.tenant_id)
@@ -221,10 +220,10 @@ async def _chosen(db: Database, everybody: Sequence[TenantMeasured]) -> list[Ten
     for tenant in looked_at:
         async with db.tenant(tenant.tenant_id, read_only=True) as tx:
             await _set(tx, _forced(GRID[0]))
-            tenant.kind = str((await explain_vector_search(tx, k=K, recall=1.0)).plan)
+            tenant.kind = str((await explain_vector_search(tx, k=K, recall=_ASKED)).plan)
     return [
         tenant
-        for kind, tuning in BUILT_IN.indexes.items()
+        for kind, tuning in built_in().indexes.items()
         for tenant in _spread(
             [each for each in looked_at if each.kind == kind and each.chunks > tuning.least],
             _TENANTS,
@@ -237,7 +236,8 @@ def _forced(ef_search: int | None) -> str:
     # Never: by a limit that no tenant reaches, since then the candidates are counted as well, as in
     # every search that compares.
     least, reached = (_NOBODY, {}) if ef_search is None else (0, {1.0: ef_search})
-    return VectorTuning({kind: IndexTuning(0, least, reached) for kind in BUILT_IN.indexes}).json()
+    forced = IndexTuning(0, least, reached)
+    return VectorTuning(dict.fromkeys(built_in().indexes, forced)).json()
 
 
 def _spread(tenants: Sequence[TenantMeasured], number: int) -> list[TenantMeasured]:
@@ -287,13 +287,13 @@ async def _ask(
 
 async def _measure(tx: TenantSession, tenant: TenantMeasured, question: list[float]) -> None:
     await _set(tx, _forced(None))
-    exact, milliseconds = await _timed(tx, question)
+    exact, milliseconds = await _timed(tx, question, recall=_COMPARED)
     if not exact:
         return
     tenant.exact_ms.append(milliseconds)
     for ef_search in GRID:
         await _set(tx, _forced(ef_search))
-        found, milliseconds = await _timed(tx, question)
+        found, milliseconds = await _timed(tx, question, recall=_ASKED)
         right = sum(score >= exact[-1] - _SAME for score in found)
         tenant.recalls[ef_search].append(min(right, len(exact)) / len(exact))
         tenant.hnsw_ms[ef_search].append(milliseconds)
@@ -303,11 +303,12 @@ async def _set(tx: TenantSession, value: str) -> None:
     await tx.execute(_SET, {"name": VECTOR_SEARCH, "value": value})
 
 
-async def _timed(tx: TenantSession, question: list[float]) -> tuple[list[float], float]:
+async def _timed(
+    tx: TenantSession, question: list[float], *, recall: float
+) -> tuple[list[float], float]:
     started = perf_counter()
-    rows = await tx.execute(_SEARCH, {"question": question, "k": K})
-    scores = list(rows.scalars())
-    return scores, 1000 * (perf_counter() - started)
+    hits = await vector_search(tx, question, k=K, recall=recall)
+    return [hit.score for hit in hits], 1000 * (perf_counter() - started)
 
 
 async def _questions(db: Database, tenant_id: UUID) -> list[list[float]]:
@@ -351,7 +352,7 @@ def judge(kind: str, rows: int, tenants: Sequence[TenantMeasured]) -> IndexMeasu
         judged = tuple(each for each in tenants if each.chunks > limit) or (tenants[0],)
         reached = _reached(judged)
         limit = _crossing(tenants, reached)
-    before = BUILT_IN.indexes[kind]
+    before = built_in().indexes[kind]
     roots = before.roots if limit is None else limit / math.sqrt(K * max(rows, 1))
     return IndexMeasured(
         kind,

@@ -7,8 +7,10 @@ JSON object; `tenantry.ops.vector_measuring` finds out what belongs into it.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 
 from sqlalchemy import URL, text
@@ -18,12 +20,13 @@ from sqlalchemy.pool import NullPool
 from tenantry.errors import ConfigurationError, PrivilegeError
 from tenantry.tenancy.catalog import quote
 from tenantry.tenancy.connecting import create_engine
+from tenantry.tenancy.functions import sql_file
 
 __all__ = [
-    "BUILT_IN",
     "VECTOR_SEARCH",
     "IndexTuning",
     "VectorTuning",
+    "built_in",
     "current_tuning",
     "keep_tuning",
     "tuning_statement",
@@ -35,6 +38,8 @@ VECTOR_SEARCH: Final = "tenantry.vector_search"
 _MAX_EF_SEARCH: Final = 1000  # pgvector's own limit
 _MAX_ROOTS: Final = 1_000_000.0
 _MAX_LEAST: Final = 1_000_000_000
+
+_DEFAULT: Final = re.compile(r"'(\{\s*\"whole\".*?\})'\s*\)", re.DOTALL)
 
 _CURRENT: Final = text(f"SELECT current_setting('{VECTOR_SEARCH}', true)")
 _DATABASE: Final = text("SELECT current_database()")
@@ -93,13 +98,16 @@ class VectorTuning:
         return cls({kind: _index(kind[:40], each) for kind, each in found.items()})
 
 
-BUILT_IN: Final = VectorTuning(
-    {
-        "whole": IndexTuning(5, 2000, {0.9: 100, 0.95: 200, 0.97: 400, 0.99: 800}),
-        "part": IndexTuning(0.7, 1500, {0.9: 60, 0.95: 120, 0.97: 250, 0.99: 500}),
-    }
-)
-"""What ``tenantry.plan_vector_search`` goes by where the setting is absent."""
+@cache
+def built_in() -> VectorTuning:
+    """Return what ``tenantry.plan_vector_search`` goes by where the setting is absent.
+
+    Read from the function's text: the figures stand there and nowhere else.
+    """
+    found = _DEFAULT.search(sql_file("plan_vector_search.sql"))
+    if found is None:  # pragma: no cover - a test reads it
+        raise ConfigurationError("plan_vector_search.sql has no figures of its own any more.")
+    return VectorTuning.parse(found[1])
 
 
 def _index(kind: str, found: object) -> IndexTuning:

@@ -8,6 +8,7 @@ from typing import Final
 from tenantry.ops.audit.report import Finding
 from tenantry.ops.audit.static.ground import ABOVE, POWERFUL, Ground
 from tenantry.ops.audit.static.snapshot import Membership, Setting
+from tenantry.ops.vector_tuning import VECTOR_SEARCH
 from tenantry.schema.row_security import APP_ROLE, AUTH_ROLE, OWNER_ROLE
 from tenantry.tenancy.catalog import quote
 
@@ -216,6 +217,8 @@ def settings(ground: Ground) -> Iterator[Finding]:
 def _setting_why(ground: Ground, each: Setting) -> str | None:
     tenant, ours = (ground.scope.tenant_setting or "").lower(), ground.scope.is_ours
     name = each.name.lower()  # PostgreSQL does not tell apart how a setting is spelled
+    if ours and name == VECTOR_SEARCH:
+        return None  # it says how a search goes about it, and not whose rows it sees
     if name == tenant or (ours and name.startswith("tenantry.")):
         return _TENANT
     if each.name == "hnsw.iterative_scan":

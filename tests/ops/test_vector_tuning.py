@@ -1,0 +1,356 @@
+"""What vector searches go by: measured, kept, and harmless whatever it says."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import AsyncIterator
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+
+from tenantry import Database
+from tenantry.errors import ConfigurationError, InvalidValueError, PrivilegeError, SchemaError
+from tenantry.ops import vector_measuring
+from tenantry.ops.audit import audit
+from tenantry.ops.drift import check
+from tenantry.ops.tenants import find_tenant
+from tenantry.ops.vector_measuring import (
+    GRID,
+    IndexMeasured,
+    TenantMeasured,
+    judge,
+    measure_vector_search,
+)
+from tenantry.ops.vector_tuning import (
+    VECTOR_SEARCH,
+    IndexTuning,
+    VectorTuning,
+    built_in,
+    current_tuning,
+    keep_tuning,
+)
+from tenantry.schema.row_security import APP_ROLE
+from tenantry.search import explain_vector_search, vector_search
+from tests.conftest import Server, Urls, open_connection
+
+LARGE, SMALL = 2_200, 60
+
+# Vectors of few numbers around some middle ones, as those of real texts are around their subjects.
+FILL = """
+    WITH middles AS MATERIALIZED (
+        SELECT s, ARRAY(SELECT random() - 0.5 FROM generate_series(1, 1024) WHERE s > 0) AS middle
+          FROM generate_series(1, 20) s
+    ), document AS (
+        INSERT INTO knowledge_documents (tenant_id, title, content)
+        SELECT id, name, name FROM tenants WHERE slug = $1 RETURNING tenant_id, id
+    )
+    INSERT INTO knowledge_chunks (tenant_id, document_id, content, position, embedding)
+    SELECT d.tenant_id, d.id, 'chunk ' || n, n, ARRAY(
+               SELECT m + 0.6 * (random() - 0.5) FROM unnest(middle) m WHERE n >= 0
+           )::vector
+      FROM document d, generate_series(1, $2::int) n JOIN middles ON s = n % 20 + 1
+"""
+
+
+@pytest.fixture(scope="module")
+async def filled(server: Server, template: str) -> AsyncIterator[Urls]:
+    """A database with one tenant that an index is for, and one that is too small for it."""
+    name = await server.create_database(template=template)
+    connection = await open_connection(server.at(name))
+    await connection.execute("DROP INDEX knowledge_chunks_embedding_idx")
+    for slug, number in (("large", LARGE), ("small", SMALL)):
+        await connection.execute("INSERT INTO tenants (name, slug) VALUES (initcap($1), $1)", slug)
+        await connection.execute(FILL, slug, number)
+    await connection.execute(
+        "SET ROLE tenantry_owner;"
+        "CREATE INDEX knowledge_chunks_embedding_idx ON knowledge_chunks"
+        " USING hnsw (embedding vector_cosine_ops); RESET ROLE;"
+        "ANALYZE knowledge_chunks"
+    )
+    await connection.close()
+    yield Urls(app=server.at(name, user=APP_ROLE), admin=server.at(name))
+    await server.drop_database(name)
+
+
+@pytest.fixture
+async def large(filled: Urls) -> AsyncIterator[Database]:
+    """The same, opened."""
+    async with Database.connect(settings=filled.settings) as database:
+        yield database
+
+
+@pytest.fixture
+async def forgotten(filled: Urls) -> AsyncIterator[None]:
+    """Takes away at the end what the test has kept."""
+    yield
+    connection = await open_connection(filled.admin)
+    await connection.execute(f'ALTER DATABASE "{filled.admin.database}" RESET {VECTOR_SEARCH}')
+    await connection.close()
+
+
+async def test_the_index_is_measured_against_comparing(large: Database) -> None:
+    """The tenant that an index is for is asked; recall rises with ef_search, up to nearly all."""
+    gone: list[float] = []
+    found = await measure_vector_search(large, seconds=4, on_progress=gone.append)
+    (index,) = found.indexes
+    (tenant,) = index.tenants
+    assert (index.kind, tenant.slug, tenant.chunks) == ("whole", "large", LARGE)
+    assert index.questions == len(gone) >= 20
+    assert gone == sorted(gone)
+    assert found.rows == pytest.approx(LARGE + SMALL, rel=0.02)
+    recalls = [index.recall(ef_search)[0] for ef_search in GRID]
+    assert 0 < recalls[0] <= recalls[-1] <= 1
+    assert recalls[-1] > 0.9
+    assert all(0 < each < 5_000 for times in tenant.hnsw_ms.values() for each in times)
+    assert found.tuning is not None
+    assert set(found.tuning.indexes) == set(built_in().indexes)
+    assert found.tuning.indexes["part"] == built_in().indexes["part"], "what was not measured stays"
+    async with large.tenant(tenant.tenant_id) as tx:
+        assert await current_tuning(tx) is None, "to measure changes nothing"
+
+
+async def test_questions_are_compared_with_what_is_there(large: Database) -> None:
+    """With every chunk compared, as with the index, the same k are found; none is left out."""
+    tenant_id = (await find_tenant(large, "large")).id
+    questions = await vector_measuring._questions(large, tenant_id)
+    assert len(questions) == 200
+    assert all(math.isclose(math.fsum(x * x for x in each), 1, rel_tol=1e-6) for each in questions)
+    measured = TenantMeasured(tenant_id, "large", LARGE)
+    async with large.tenant(tenant_id) as tx:
+        await vector_measuring._measure(tx, measured, questions[0])
+        await vector_measuring._set(tx, vector_measuring._forced(None))
+        exact, _ = await vector_measuring._timed(tx, questions[0], recall=1.0)
+        similarity = text(
+            "SELECT 1 - (embedding <=> CAST(:question AS vector)) FROM knowledge_chunks"
+            " ORDER BY 1 DESC LIMIT 10"
+        )
+        truth = (await tx.execute(similarity, {"question": str(questions[0])})).scalars().all()
+    assert exact == pytest.approx(truth, abs=1e-6)
+    assert [len(each) for each in measured.recalls.values()] == [1] * len(GRID)
+
+
+async def test_where_each_tenant_is_small_there_is_nothing_to_tune(
+    db: Database, tenants: object
+) -> None:
+    """Searches compare all of a small tenant's chunks, tuned or not."""
+    found = await measure_vector_search(db, seconds=1)
+    assert (found.indexes, found.tuning) == ((), None)
+
+
+async def test_too_few_questions_are_no_measurement(
+    large: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mean of a handful says nothing: it is an error, and more time is asked for."""
+    monkeypatch.setattr(vector_measuring, "_LEAST_QUESTIONS", 10_000)
+    with pytest.raises(InvalidValueError, match=r"Only \d+ questions .* 10000 are required"):
+        await measure_vector_search(large, seconds=1)
+    for seconds in (0, -1, math.nan, math.inf):
+        with pytest.raises(InvalidValueError, match="from 1 to 86,400"):
+            await measure_vector_search(large, seconds=seconds)
+
+
+async def test_an_invalid_index_is_not_measured(large: Database, filled: Urls) -> None:
+    """PostgreSQL sorts instead of using it, which would look like a perfect index."""
+    connection = await open_connection(filled.admin)
+    mark = (
+        "UPDATE pg_index SET indisvalid = $1"
+        " WHERE indexrelid = 'knowledge_chunks_embedding_idx'::regclass"
+    )
+    await connection.execute(mark, False)
+    try:
+        with pytest.raises(SchemaError, match="missing or invalid"):
+            await measure_vector_search(large, seconds=1)
+    finally:
+        await connection.execute(mark, True)
+        await connection.close()
+
+
+def made_up(
+    sizes: dict[int, tuple[float, float]], recalls: dict[int, float]
+) -> list[TenantMeasured]:
+    """Tenants with the milliseconds of comparing and of the index, and recalls by ef_search."""
+    return [
+        TenantMeasured(
+            uuid4(),
+            f"t{chunks}",
+            chunks,
+            "whole",
+            [exact] * 3,
+            {ef: [hnsw] * 3 for ef in GRID},
+            {ef: [recalls.get(ef, max(recalls.values()))] * 3 for ef in GRID},
+        )
+        for chunks, (exact, hnsw) in sizes.items()
+    ]
+
+
+RECALLS = {40: 0.8, 60: 0.85, 100: 0.92, 150: 0.94, 200: 0.96, 300: 0.975, 400: 0.98}
+
+
+def test_each_recall_gets_the_least_ef_search_that_has_reached_it() -> None:
+    """And none where none has; then the search compares."""
+    found = judge("whole", 100_000, made_up({10_000: (40.0, 4.0)}, RECALLS))
+    assert found.tuning.ef_search == {0.9: 100, 0.95: 300 - 100, 0.97: 300}
+
+
+def measured(sizes: dict[int, tuple[float, float]]) -> IndexMeasured:
+    return judge("whole", 100_000, made_up(sizes, RECALLS))
+
+
+def test_the_limit_is_where_both_cost_the_same() -> None:
+    """Between two tenants; below the smallest or above the largest, as costs go on."""
+    between = measured({8_000: (32.0, 4.0), 500: (2.0, 8.0)})
+    assert between.exact_up_to == max(built_in().indexes["whole"].least, between.exact_up_to or 0)
+    root = math.sqrt(10 * 100_000)
+    # The ratio is 4 at 500 and 1/8 at 8,000: 1 is at two fifths of the way, by logarithm.
+    assert between.tuning.roots == pytest.approx(500 * 16**0.4 / root)
+    assert measured({8_000: (32.0, 4.0)}).tuning.roots == pytest.approx(1_000 / root)
+    assert measured({8_000: (32.0, 64.0)}).tuning.roots == pytest.approx(16_000 / root)
+    assert [each.chunks for each in between.judged] == [8_000], "where the index is asked"
+
+
+def test_an_index_that_reaches_nothing_is_not_asked() -> None:
+    """No ef_search is kept, and the limit is left as it was."""
+    found = judge("whole", 100_000, made_up({10_000: (40.0, 4.0)}, {40: 0.5}))
+    assert (found.tuning.ef_search, found.exact_up_to) == ({}, None)
+    assert found.tuning.roots == built_in().indexes["whole"].roots
+
+
+def test_tenants_of_all_sizes_are_chosen() -> None:
+    """The largest, the smallest, and some between them whose sizes fall by the same factor."""
+    tenants = [TenantMeasured(uuid4(), str(n), 10_000 // n) for n in range(1, 101)]
+    chosen = [each.chunks for each in vector_measuring._spread(tenants, 4)]
+    assert (chosen[0], chosen[-1], len(chosen)) == (10_000, 100, 4)
+    assert chosen[1] == pytest.approx(2_154, rel=0.25)
+    assert chosen[2] == pytest.approx(464, rel=0.25)
+
+
+TUNED = VectorTuning(
+    {"whole": IndexTuning(1.25, 100, {0.9: 40, 0.97: 120}), "part": IndexTuning(1, 9, {})}
+)
+
+
+def test_a_tuning_is_read_as_it_was_written() -> None:
+    """And the JSON is what the SQL function reads."""
+    assert VectorTuning.parse(TUNED.json()) == TUNED
+    assert json.loads(TUNED.json())["whole"] == {
+        "roots": 1.25,
+        "least": 100,
+        "ef_search": {"0.9": 40, "0.97": 120},
+    }
+
+
+async def test_what_is_built_in_is_what_the_function_has(large: Database) -> None:
+    """With the built-in figures a search is planned as without any."""
+    tenant_id = (await find_tenant(large, "large")).id
+    async with large.tenant(tenant_id) as tx:
+        for recall in (0.5, 0.9, 0.97, 0.99):
+            before = await explain_vector_search(tx, recall=recall)
+            await vector_measuring._set(tx, built_in().json())
+            assert await explain_vector_search(tx, recall=recall) == before
+            await vector_measuring._set(tx, "")
+
+
+async def test_what_is_kept_reaches_new_connections(
+    large: Database, filled: Urls, forgotten: None
+) -> None:
+    """The search goes by it, in connections that are opened afterwards."""
+    tenant_id = (await find_tenant(large, "large")).id
+    async with large.tenant(tenant_id) as tx:
+        before = await explain_vector_search(tx)
+    await keep_tuning(filled.admin, TUNED)
+    async with large.tenant(tenant_id) as tx:
+        assert await explain_vector_search(tx) == before, "this connection is an old one"
+    async with (
+        Database.connect(settings=filled.settings) as database,
+        database.tenant(tenant_id) as tx,
+    ):
+        assert await current_tuning(tx) == TUNED
+        plan = await explain_vector_search(tx, recall=0.97)
+        assert (plan.plan, plan.ef_search) == ("whole", 120)
+        assert plan.exact_up_to == pytest.approx(1.25 * math.sqrt(10 * (LARGE + SMALL)), rel=0.02)
+        assert (await explain_vector_search(tx, recall=0.99)).plan == "exact", "not reached"
+
+
+async def test_nobody_takes_it_for_a_binding_of_tenants(filled: Urls, forgotten: None) -> None:
+    """Neither the audit nor the check for drift finds fault with it; with a tenant they do."""
+    before = await check(filled.admin)
+    await keep_tuning(filled.admin, TUNED)
+    assert await check(filled.admin) == before
+    report = await audit(filled.admin, live=False)
+    assert not [each for each in report.findings if each.check.startswith("setting")]
+
+
+async def test_who_may_not_keep_it_is_told_what_to_run(server: Server, filled: Urls) -> None:
+    """PostgreSQL lets superusers only; the message has the statement for one."""
+    role = f"keeper_{uuid4().hex[:8]}"
+    await server.run(f"CREATE ROLE {role} LOGIN PASSWORD 'x'")
+    try:
+        url = filled.admin.set(username=role, password="x")
+        with pytest.raises(PrivilegeError, match="ALTER DATABASE .* SET tenantry.vector_search"):
+            await keep_tuning(url, TUNED)
+    finally:
+        await server.run(f"DROP ROLE {role}")
+
+
+WRONG = [
+    ("{", "no JSON"),
+    ("[" * 100_000, "no JSON"),
+    ("[]", "a JSON list, and no object"),
+    ('"x"', "a JSON str, and no object"),
+    ('{"whole": 1}', "'whole' is no object"),
+    ('{"whole": {"least": 1, "ef_search": {}}}', "roots of 'whole'"),
+    ('{"whole": {"roots": "5", "least": 1, "ef_search": {}}}', "roots of 'whole'"),
+    ('{"whole": {"roots": true, "least": 1, "ef_search": {}}}', "roots of 'whole'"),
+    ('{"whole": {"roots": NaN, "least": 1, "ef_search": {}}}', "roots of 'whole'"),
+    ('{"whole": {"roots": -1, "least": 1, "ef_search": {}}}', "roots of 'whole'"),
+    ('{"whole": {"roots": 1e300, "least": 1, "ef_search": {}}}', "roots of 'whole'"),
+    ('{"whole": {"roots": 1, "least": 1.5, "ef_search": {}}}', "least of 'whole'"),
+    ('{"whole": {"roots": 1, "least": -1, "ef_search": {}}}', "least of 'whole'"),
+    ('{"whole": {"roots": 1, "least": 1}}', "ef_search of 'whole'"),
+    ('{"whole": {"roots": 1, "least": 1, "ef_search": {"x": 1}}}', "recall 'x'"),
+    ('{"whole": {"roots": 1, "least": 1, "ef_search": {"2": 1}}}', "recall '2'"),
+    ('{"whole": {"roots": 1, "least": 1, "ef_search": {"1": 0}}}', "ef_search for 1"),
+    ('{"whole": {"roots": 1, "least": 1, "ef_search": {"1": 1001}}}', "ef_search for 1"),
+    ('{"whole": {"roots": 1, "least": 1, "ef_search": {"1": "40"}}}', "ef_search for 1"),
+]
+
+
+@pytest.mark.parametrize(("value", "why"), WRONG, ids=range(len(WRONG)))
+def test_a_value_that_no_search_can_use_is_refused(value: str, why: str) -> None:
+    """The error names what is wrong with it, and how to write it anew."""
+    with pytest.raises(ConfigurationError, match="knowledge tune") as refused:
+        VectorTuning.parse(value)
+    assert f"{VECTOR_SEARCH} cannot be used" in str(refused.value)
+    assert why in str(refused.value)
+
+
+async def test_whatever_it_says_a_search_sees_one_tenant(large: Database) -> None:
+    """A wrong value fails the search or changes its plan; it never shows another's rows."""
+    async with large.operator() as tx:
+        ids = {row.slug: row.id for row in await tx.execute(text("SELECT slug, id FROM tenants"))}
+        own = set(
+            (
+                await tx.execute(
+                    text("SELECT id FROM knowledge_chunks WHERE tenant_id = :id"),
+                    {"id": ids["small"]},
+                )
+            ).scalars()
+        )
+    failed = 0
+    for value in [each for each, _ in WRONG] + ['{"part": {}}', "{}", "null"]:
+        async with large.tenant(ids["small"]) as tx:
+            nested = await tx.begin_nested()
+            await vector_measuring._set(tx, value)
+            try:
+                hits = await vector_search(tx, [1.0] * 1024, k=SMALL)
+            except DBAPIError:
+                failed += 1
+                await nested.rollback()
+            else:
+                assert len(hits) == SMALL
+                assert {hit.id for hit in hits} == own
+            assert len((await tx.execute(text("SELECT id FROM knowledge_chunks"))).all()) == SMALL
+    assert failed, "what is no JSON cannot be read"
