@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import delete, insert, select
+from sqlalchemy import delete, select
 from sqlalchemy.dialects import postgresql
 
 from tenantry.errors import InvalidValueError, TenantUnknownError
 from tenantry.knowledge.embedders import Embedder, embed
 from tenantry.knowledge.folders import Folder, SourceText, list_folder, read_text
+from tenantry.knowledge.loading import load_chunks
 from tenantry.knowledge.splitting import MAX_CHARACTERS, split
 from tenantry.schema import KnowledgeChunk, KnowledgeDocument, Tenant
 
@@ -28,7 +29,7 @@ __all__ = ["ImportProgress", "ImportReport", "import_folder"]
 
 _DIGEST_SCHEME: Final = b"tenantry import 1"
 _TEXTS_PER_CALL: Final = 128
-_ROWS_PER_INSERT: Final = 500
+_SOURCES_PER_DELETE: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,18 +205,7 @@ async def _store(
             delete(KnowledgeChunk).where(KnowledgeChunk.document_id == document_id),
             execution_options={"synchronize_session": False},
         )
-        rows = [
-            {
-                "tenant_id": tx.tenant_id,
-                "document_id": document_id,
-                "content": content,
-                "embedding": vector,
-                "position": position,
-            }
-            for position, (content, vector) in enumerate(zip(chunks, vectors, strict=True))
-        ]
-        for start in range(0, len(rows), _ROWS_PER_INSERT):
-            await tx.execute(insert(KnowledgeChunk), rows[start : start + _ROWS_PER_INSERT])
+        await load_chunks(tx, chunks, document_id=document_id, embeddings=vectors)
         return True
 
 
@@ -268,11 +258,11 @@ def _gone(folder: Folder, stored: dict[str, bytes | None]) -> tuple[str, ...]:
 
 
 async def _remove(db: Database, tenant_id: UUID | str, sources: Sequence[str]) -> None:
-    for start in range(0, len(sources), _ROWS_PER_INSERT):
+    for start in range(0, len(sources), _SOURCES_PER_DELETE):
         async with db.tenant(tenant_id) as tx:
             await tx.execute(
                 delete(KnowledgeDocument).where(
-                    KnowledgeDocument.source.in_(sources[start : start + _ROWS_PER_INSERT])
+                    KnowledgeDocument.source.in_(sources[start : start + _SOURCES_PER_DELETE])
                 ),
                 execution_options={"synchronize_session": False},
             )
