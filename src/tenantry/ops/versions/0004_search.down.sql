@@ -2,13 +2,13 @@
 DROP FUNCTION tenantry.explain_vector_search(integer, jsonpath, double precision, boolean);
 DROP FUNCTION tenantry.search_substrings(text, integer, jsonpath);
 DROP FUNCTION tenantry.similar_words(text, text[]);
-DROP FUNCTION tenantry.search_hybrid(vector, text, text[], jsonb, text[], text[], integer, jsonpath, integer, double precision, double precision, boolean);
+DROP FUNCTION tenantry.search_hybrid(public.vector, text, text[], jsonb, text[], text[], integer, jsonpath, integer, double precision, double precision, boolean);
 DROP FUNCTION tenantry.search_keywords(text, text[], jsonb, text[], text[], integer, jsonpath, boolean);
-DROP FUNCTION tenantry.search_documents(vector, integer, jsonpath, double precision);
-DROP FUNCTION tenantry.search_vectors(vector, integer, jsonpath, double precision);
+DROP FUNCTION tenantry.search_documents(public.vector, integer, jsonpath, double precision);
+DROP FUNCTION tenantry.search_vectors(public.vector, integer, jsonpath, double precision);
 DROP FUNCTION tenantry.matching_chunks(uuid, tsquery, tsquery, tsquery[], double precision[], tsquery, integer, uuid[]);
-DROP FUNCTION tenantry.nearest_documents(uuid, vector, integer, uuid[], double precision);
-DROP FUNCTION tenantry.nearest_chunks(uuid, vector, integer, uuid[], double precision);
+DROP FUNCTION tenantry.nearest_documents(uuid, public.vector, integer, uuid[], double precision);
+DROP FUNCTION tenantry.nearest_chunks(uuid, public.vector, integer, uuid[], double precision);
 DROP FUNCTION tenantry.excerpt(text, text, tsquery);
 DROP FUNCTION tenantry.demands(text[], jsonb, text[]);
 DROP FUNCTION tenantry.weigh_terms(uuid, text, text[], text[]);

@@ -1,4 +1,4 @@
--- The parts of a text that match a question, up to two, joined by U+2026. Matches stand between
+-- The parts of a text that match a question, up to two, joined by U+2026; a short text whole. Matches stand between
 -- U+E000 and U+E001, which are of the private use area and taken out of the text before. For the
 -- search functions only.
 --
@@ -20,7 +20,10 @@ AS $$
             E'\uE000\uE001', ''
         ),
         question,
-        E'StartSel=\uE000, StopSel=\uE001, MaxFragments=2, MaxWords=30, MinWords=12, FragmentDelimiter=" \u2026 "'
+        CASE WHEN char_length(content) <= 240
+            THEN E'StartSel=\uE000, StopSel=\uE001, HighlightAll=true'
+            ELSE E'StartSel=\uE000, StopSel=\uE001, MaxFragments=2, MaxWords=30, MinWords=12, FragmentDelimiter=" \u2026 "'
+        END
     )
 $$;
 

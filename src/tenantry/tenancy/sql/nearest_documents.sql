@@ -2,7 +2,7 @@
 -- A setting of pgvector's is known only once pgvector is loaded, which the cast does.
 DO $$ BEGIN PERFORM '[1]'::public.vector; END $$;
 CREATE OR REPLACE FUNCTION tenantry.nearest_documents(
-    tenant uuid, question vector, k integer, wanted_documents uuid[], recall double precision
+    tenant uuid, question public.vector, k integer, wanted_documents uuid[], recall double precision
 )
     RETURNS TABLE (document_id uuid, distance double precision)
     LANGUAGE plpgsql STABLE ROWS 50
@@ -51,4 +51,4 @@ END
 $$;
 
 REVOKE ALL ON FUNCTION
-    tenantry.nearest_documents(uuid, vector, integer, uuid[], double precision) FROM PUBLIC;
+    tenantry.nearest_documents(uuid, public.vector, integer, uuid[], double precision) FROM PUBLIC;

@@ -1,6 +1,6 @@
 -- The bound tenant's documents nearest to a vector. For the application; see tenantry.vector_search.
 CREATE OR REPLACE FUNCTION tenantry.search_documents(
-    question vector, k integer, filter jsonpath, recall double precision
+    question public.vector, k integer, filter jsonpath, recall double precision
 )
     RETURNS TABLE (
         id uuid, document_id uuid, title text, content text, score double precision
@@ -31,8 +31,8 @@ END
 $$;
 
 REVOKE ALL ON FUNCTION
-    tenantry.search_documents(vector, integer, jsonpath, double precision)
+    tenantry.search_documents(public.vector, integer, jsonpath, double precision)
     FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION
-    tenantry.search_documents(vector, integer, jsonpath, double precision)
+    tenantry.search_documents(public.vector, integer, jsonpath, double precision)
     TO tenantry_app;

@@ -9,7 +9,7 @@
 -- fusion of ranks, and neither the range nor the offset of a model's similarities matters. The sum
 -- is put between 0 and 1 by the logistic function.
 CREATE OR REPLACE FUNCTION tenantry.search_hybrid(
-    question vector, words text, pairs text[], required jsonb, excluded text[], spoken text[],
+    question public.vector, words text, pairs text[], required jsonb, excluded text[], spoken text[],
     k integer, filter jsonpath, pool integer, vector_weight double precision,
     recall double precision, marked boolean
 )
@@ -77,10 +77,10 @@ END
 $$;
 
 REVOKE ALL ON FUNCTION tenantry.search_hybrid(
-    vector, text, text[], jsonb, text[], text[], integer, jsonpath, integer, double precision,
+    public.vector, text, text[], jsonb, text[], text[], integer, jsonpath, integer, double precision,
     double precision, boolean
 ) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION tenantry.search_hybrid(
-    vector, text, text[], jsonb, text[], text[], integer, jsonpath, integer, double precision,
+    public.vector, text, text[], jsonb, text[], text[], integer, jsonpath, integer, double precision,
     double precision, boolean
 ) TO tenantry_app;

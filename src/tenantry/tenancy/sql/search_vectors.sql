@@ -3,7 +3,7 @@
 --   question   1,024 numbers
 --   filter     on the metadata of documents; NULL: none
 CREATE OR REPLACE FUNCTION tenantry.search_vectors(
-    question vector, k integer, filter jsonpath, recall double precision
+    question public.vector, k integer, filter jsonpath, recall double precision
 )
     RETURNS TABLE (
         id uuid, document_id uuid, title text, content text, score double precision
@@ -35,8 +35,8 @@ END
 $$;
 
 REVOKE ALL ON FUNCTION
-    tenantry.search_vectors(vector, integer, jsonpath, double precision)
+    tenantry.search_vectors(public.vector, integer, jsonpath, double precision)
     FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION
-    tenantry.search_vectors(vector, integer, jsonpath, double precision)
+    tenantry.search_vectors(public.vector, integer, jsonpath, double precision)
     TO tenantry_app;
