@@ -26,6 +26,7 @@ from tenantry.knowledge import (
     delete_document,
     hash_embedding,
     import_folder,
+    load_chunks,
     replace_document,
 )
 from tenantry.schema import EMBEDDING_DIMENSIONS, KnowledgeChunk, KnowledgeDocument
@@ -122,6 +123,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"metadata": ["x"]}, "metadata is a list"),
     ({"metadata": {"x": float("inf")}}, "metadata is not JSON"),
     ({"metadata": {"x": "\0"}}, "metadata contains NUL"),
+    ({"language": "klingon"}, "language is 'klingon'; one of arabic, .* Use 'simple'"),
     ({"chunks": ["fine", "a\0b"]}, "row 1: content contains NUL"),
     ({"chunks": ["fine", Chunk("x", [0.0] * 1024)]}, "row 1: embedding has length zero"),
     ({"chunks": [Chunk("x", document_id=uuid4())]}, "all are loaded for"),
@@ -315,3 +317,31 @@ async def test_import_brings_back_what_was_replaced(
         await replace_document(tx, document_id, title="by hand", content="c")
     assert (await run()).changed == ("a.md",)
     assert (await read(db, tenants, document_id)).title == "From a file"
+
+
+async def test_chunks_have_the_language_of_their_document(
+    db: Database, tenants: TenantPair
+) -> None:
+    """Given once, it holds for all chunks, also for those of later; a replacement may change it."""
+
+    async def languages() -> set[tuple[str, str]]:
+        async with db.operator(reason="test") as tx:
+            both = select(KnowledgeDocument.language, KnowledgeChunk.language).join(
+                KnowledgeChunk, KnowledgeChunk.document_id == KnowledgeDocument.id
+            )
+            return {(row[0], row[1]) for row in await tx.execute(both)}
+
+    async with db.tenant(tenants.a.id) as tx:
+        document_id = await add_document(
+            tx, title="t", content="c", language="german", chunks=["Häuser"] * 200
+        )
+        await load_chunks(tx, ["Bäume"], document_id=document_id)
+    assert await languages() == {("german", "german")}
+    async with db.tenant(tenants.a.id) as tx:
+        await replace_document(tx, document_id, title="t", content="c", chunks=["x"])
+    assert await languages() == {("german", "german")}
+    async with db.tenant(tenants.a.id) as tx:
+        await replace_document(
+            tx, document_id, title="t", content="c", language="simple", chunks=["x"]
+        )
+    assert await languages() == {("simple", "simple")}

@@ -54,6 +54,7 @@ class Batch:
     contents: list[str] = field(default_factory=list)
     embeddings: list[bytes | None] = field(default_factory=list)
     positions: list[int | None] = field(default_factory=list)
+    languages: list[str] = field(default_factory=list)
     characters: int = 0
 
     def __len__(self) -> int:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any, cast
 from sqlalchemy import Table, delete, insert, update
 from sqlalchemy.exc import IntegrityError
 
-from tenantry.errors import ConflictError, DocumentUnknownError
+from tenantry.errors import ConflictError, DocumentUnknownError, InvalidValueError
 from tenantry.knowledge.chunks import ChunkSource, as_document_id
 from tenantry.knowledge.loading import load_chunks, require_tenant
 from tenantry.schema import KnowledgeChunk, KnowledgeDocument
 from tenantry.schema.base import uuid7
+from tenantry.schema.languages import DEFAULT_LANGUAGE, LANGUAGES
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -31,6 +32,7 @@ async def add_document(
     content: str,
     embedding: Any = None,
     metadata: Mapping[str, Any] | None = None,
+    language: str = DEFAULT_LANGUAGE,
     source: str | None = None,
     chunks: ChunkSource = (),
 ) -> UUID:
@@ -42,6 +44,7 @@ async def add_document(
         content: The whole text.
         embedding: `EMBEDDING_DIMENSIONS` numbers; None: not embedded.
         metadata: A JSON object.
+        language: Whose word forms keyword search knows, one of `LANGUAGES`; its chunks have it too.
         source: Where it comes from; no two documents of a tenant have the same.
         chunks: Its passages in reading order, as `load_chunks` takes them.
 
@@ -55,7 +58,7 @@ async def add_document(
         ReadOnlyError: ``tx`` is read-only.
     """
     require_tenant(tx)
-    values = _values(title, content, embedding, metadata)
+    values = _values(title, content, embedding, metadata, language)
     values["source"] = None if source is None else _accept("source", source)
     document_id: UUID = uuid7()
     async with tx.begin_nested():
@@ -83,6 +86,7 @@ async def replace_document(
     content: str,
     embedding: Any = None,
     metadata: Mapping[str, Any] | None = None,
+    language: str | None = None,
     chunks: ChunkSource = (),
 ) -> None:
     """Replace a document and its chunks, all or nothing. Its id, source and created_at stay.
@@ -98,6 +102,7 @@ async def replace_document(
         content: The whole text.
         embedding: None: not embedded.
         metadata: None: empty.
+        language: None: as it was.
         chunks: Its passages in reading order.
 
     Raises:
@@ -109,7 +114,7 @@ async def replace_document(
     """
     require_tenant(tx)
     id_ = as_document_id(document_id)
-    values = _values(title, content, embedding, metadata)
+    values = _values(title, content, embedding, metadata, language)
     async with tx.begin_nested():
         # Locks the row: who replaces it at the same time goes on when this transaction has ended,
         # and finds these chunks to delete. Without a digest, an import sees that it has changed.
@@ -147,10 +152,20 @@ async def delete_document(tx: TenantSession, document_id: UUID | str) -> None:
 
 
 def _values(
-    title: str, content: str, embedding: Any, metadata: Mapping[str, Any] | None
+    title: str,
+    content: str,
+    embedding: Any,
+    metadata: Mapping[str, Any] | None,
+    language: str | None,
 ) -> dict[str, Any]:
     """Return what adding and replacing write alike, checked."""
+    if language is not None and language not in LANGUAGES:
+        raise InvalidValueError(
+            f"knowledge_documents.language is {language!r}; one of {', '.join(LANGUAGES)} is "
+            "required. Use 'simple' for every other language."
+        )
     return {
+        **({} if language is None else {"language": language}),
         "title": _accept("title", title),
         "content": _accept("content", content),
         "embedding": None if embedding is None else _accept("embedding", embedding),

@@ -50,20 +50,21 @@ _SURROUNDINGS: Final = text("""
 
 _INSERT: Final = """
     INSERT INTO public.knowledge_chunks
-           (tenant_id, id, document_id, content, embedding, position)
+           (tenant_id, id, document_id, content, embedding, position, language)
 """
 
 # Any number of rows, as arrays. To put them into arrays costs the driver more than it takes to send
 # as many parameters, so this is for the rows that are left over.
 _REST: Final = """
     SELECT $1::pg_catalog.uuid, unnest($2::pg_catalog.uuid[]), unnest($3::pg_catalog.uuid[]),
-           unnest($4::pg_catalog.text[]), unnest($5::{vector}[]), unnest($6::pg_catalog.int4[])
+           unnest($4::pg_catalog.text[]), unnest($5::{vector}[]), unnest($6::pg_catalog.int4[]),
+           unnest($7::pg_catalog.text[])
 """
 
 _KEPT: Final = "_tenantry_knowledge_inserts"
 """Under this name, the driver's connection keeps what is prepared on it."""
 
-_COLUMNS: Final = 5
+_COLUMNS: Final = 6
 """Parameters of a row; the tenant is one for all rows."""
 
 
@@ -99,6 +100,7 @@ class Inserting:
             batch.contents,
             batch.embeddings,
             batch.positions,
+            batch.languages,
         )
         whole = len(batch) - len(batch) % _ROWS_PER_INSERT
         for start in range(0, whole, _ROWS_PER_INSERT):

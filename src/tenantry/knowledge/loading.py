@@ -171,11 +171,15 @@ class _Load:
 
 
 class _Places:
-    """The next free position of each document, which stays locked once it was looked up."""
+    """The next free position of each document, and its language.
+
+    Once it was looked up, a document stays locked.
+    """
 
     def __init__(self, tx: TenantSession) -> None:
         self._tx = tx
         self._next: dict[UUID, int] = {}
+        self._language: dict[UUID, str] = {}
 
     def unknown(self, batch: Batch) -> set[UUID]:
         """Return the documents of ``batch`` that are to be looked up."""
@@ -183,6 +187,7 @@ class _Places:
         new = documents - self._next.keys()
         if new and len(self._next) + len(new) > _DOCUMENTS_KEPT:
             self._next.clear()
+            self._language.clear()
             return documents
         return new
 
@@ -209,13 +214,13 @@ class _Places:
             .where(KnowledgeChunk.document_id == KnowledgeDocument.id)
             .scalar_subquery()
         )
-        for document, position in await self._tx.execute(
-            select(KnowledgeDocument.id, last).where(of_these)
-        ):
+        found = select(KnowledgeDocument.id, KnowledgeDocument.language, last).where(of_these)
+        for document, language, position in await self._tx.execute(found):
             self._next[document] = 0 if position is None else position + 1
+            self._language[document] = language
 
     def fill(self, batch: Batch) -> None:
-        """Give a position to the rows of ``batch`` that have none.
+        """Give their documents' languages to the rows of ``batch``, and positions where none is.
 
         Raises:
             InvalidValueError: A document has no higher position left.
@@ -229,6 +234,7 @@ class _Places:
                     f"last position, {POSITION_MAX:,}. Give positions, or replace the document."
                 )
             batch.positions[row] = position
+            batch.languages.append(self._language[document])
             self._next[document] = max(free, position + 1)
 
 
