@@ -17,7 +17,7 @@ import pytest
 from sqlalchemy import func, select, text
 from sqlalchemy.exc import DBAPIError
 
-from tenantry import Database
+from tenantry import Database, Settings
 from tenantry.errors import (
     ConflictError,
     CrossTenantError,
@@ -31,7 +31,8 @@ from tenantry.errors import (
 from tenantry.knowledge import Chunk, add_document, load_chunks, loading, vectors
 from tenantry.schema import EMBEDDING_DIMENSIONS, KnowledgeChunk
 from tenantry.tenancy.sessions import TenantSession
-from tests.conftest import TenantPair
+from tests.conftest import Server, TenantPair, Urls
+from tests.pgbouncer import pgbouncer
 
 UNIT = [1.0] + [0.0] * (EMBEDDING_DIMENSIONS - 1)
 
@@ -677,3 +678,30 @@ async def test_event_loop_has_its_turns(db: Database, tenants: TenantPair, docum
         ended = True
         await task
     assert longest < whole / 5
+
+
+async def test_loads_behind_a_pooler(
+    server: Server, urls: Urls, db: Database, tenants: TenantPair, document: UUID
+) -> None:
+    """Where each transaction may get another connection, nothing that was prepared is missed."""
+    async with pgbouncer(server.url, connections=2) as url:
+        pooled = url.set(username=urls.app.username, database=urls.app.database)
+        settings = Settings(database_url=pooled, pool_size=4)
+        async with Database.connect(settings=settings) as behind:
+            assert behind.settings.pooler
+
+            async def some(number: int) -> None:
+                async with behind.tenant(tenants.a.id) as tx:
+                    own = await add_document(tx, title=f"{number}", content="c")
+                    chunks = (Chunk(f"{n}", UNIT) for n in range(150))
+                    assert await load_chunks(tx, chunks, document_id=own) == 150
+                    if number % 3 == 0:
+                        with pytest.raises(ConflictError):
+                            taken = [Chunk("x", position=0)]
+                            await load_chunks(tx, taken, document_id=own)
+
+            await asyncio.gather(*map(some, range(6)))
+            async with behind.tenant(tenants.a.id) as tx:
+                left = text("SELECT count(*) FROM pg_prepared_statements WHERE name ~ '^tenantry_'")
+                assert await tx.scalar(left) == 0
+    assert await count(db) == 6 * 150
