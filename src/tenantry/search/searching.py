@@ -277,8 +277,8 @@ async def hybrid_search(
 
 
 def _hit(row: Any, query: Query) -> Hit:
-    *found, excerpt = row
-    return Hit(*found, _highlight(found[3], excerpt, query))
+    hit = Hit(*row[:5])
+    return replace(hit, highlight=_highlight(hit.content, row["excerpt"], query))
 
 
 def _highlight(content: str, excerpt: str | None, query: Query) -> Highlight | None:

@@ -1,6 +1,6 @@
--- The parts of a text that match a question, up to two, joined by U+2026; a short text whole. Matches stand between
--- U+E000 and U+E001, which are of the private use area and taken out of the text before. For the
--- search functions only.
+-- The parts of a text that match a question, up to two, joined by U+2026; a short text whole.
+-- Matches stand between U+E000 and U+E001, which are of the private use area and taken out of the
+-- text before. For the search functions only.
 --
 -- ts_headline takes the square of the number of matches: three seconds for 14,000. So of a longer
 -- text it gets the first 4,000 characters that match, looked for in 100,000, or the first of all.
