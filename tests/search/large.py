@@ -9,6 +9,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 import pytest
 from sqlalchemy import text
 
+from tenantry.search import planning
 from tenantry.tenancy.sessions import TenantSession
 from tests.conftest import Server
 from tests.search.library import Library, library_on, vector
@@ -92,6 +93,7 @@ BOTH = pytest.mark.parametrize("documents", [False, True], ids=["chunks", "docum
 
 async def asked_by_index(tx: TenantSession, ef_search: int = 400) -> None:
     """Have the index asked wherever there are more candidates than ten times k."""
+    planning._plans.clear()  # or what was planned before would hold for a minute
     tuned = {"roots": 0, "least": 0, "ef_search": {"0.97": ef_search}}
     await tx.execute(
         text("SELECT set_config('tenantry.vector_search', :setting, true)"),
