@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import AsyncIterator
 from uuid import uuid4
 
@@ -12,7 +13,13 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from tenantry import Database
-from tenantry.errors import ConfigurationError, InvalidValueError, PrivilegeError, SchemaError
+from tenantry.errors import (
+    ConfigurationError,
+    InvalidValueError,
+    MigrationError,
+    PrivilegeError,
+    SchemaError,
+)
 from tenantry.ops import vector_measuring
 from tenantry.ops.audit import audit
 from tenantry.ops.drift import check
@@ -24,6 +31,7 @@ from tenantry.ops.vector_measuring import (
     judge,
     measure_vector_search,
 )
+from tenantry.ops.vector_parts import PARTS, drop_parts, make_parts
 from tenantry.ops.vector_tuning import (
     VECTOR_SEARCH,
     IndexTuning,
@@ -34,7 +42,11 @@ from tenantry.ops.vector_tuning import (
 )
 from tenantry.schema.row_security import APP_ROLE
 from tenantry.search import explain_vector_search, vector_search
+from tenantry.settings import ADMIN_URL, DATABASE_URL, url_text
+from tests.cli.conftest import Command, command, tenantry
 from tests.conftest import Server, Urls, open_connection
+
+__all__ = ["command", "tenantry"]  # fixtures
 
 LARGE, SMALL = 2_200, 60
 
@@ -91,10 +103,13 @@ async def forgotten(filled: Urls) -> AsyncIterator[None]:
     await connection.close()
 
 
-async def test_the_index_is_measured_against_comparing(large: Database) -> None:
+async def test_the_index_is_measured_against_comparing(
+    large: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The tenant that an index is for is asked; recall rises with ef_search, up to nearly all."""
+    monkeypatch.setattr(vector_measuring, "_QUESTIONS", 25)
     gone: list[float] = []
-    found = await measure_vector_search(large, seconds=4, on_progress=gone.append)
+    found = await measure_vector_search(large, on_progress=gone.append)
     (index,) = found.indexes
     (tenant,) = index.tenants
     assert (index.kind, tenant.slug, tenant.chunks) == ("whole", "large", LARGE)
@@ -165,6 +180,64 @@ async def test_an_invalid_index_is_not_measured(large: Database, filled: Urls) -
             await measure_vector_search(large, seconds=1)
     finally:
         await connection.execute(mark, True)
+        await connection.close()
+
+
+async def test_indexes_by_parts_are_made_asked_and_dropped(
+    large: Database, filled: Urls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The search goes by them and finds what comparing finds; no check takes them for drift."""
+    tenant_id = (await find_tenant(large, "large")).id
+    question = (await vector_measuring._questions(large, tenant_id))[0]
+    before = await check(filled.admin)
+    done: list[int] = []
+    try:
+        assert len(await make_parts(filled.admin, on_progress=done.append)) == PARTS
+        assert done == list(range(1, PARTS + 1))
+        assert await make_parts(filled.admin) == [], "those that are there stay"
+        assert await check(filled.admin) == before
+        monkeypatch.setattr(vector_measuring, "_QUESTIONS", 25)
+        found = await measure_vector_search(large)
+        assert [each.kind for each in found.indexes] == ["part"]
+        assert found.tuning is not None
+        assert found.tuning.indexes["whole"] == built_in().indexes["whole"]
+        async with large.tenant(tenant_id) as tx:
+            await vector_measuring._set(tx, vector_measuring._forced(1000))
+            assert (await explain_vector_search(tx, recall=1)).plan == "part"
+            asked = await vector_search(tx, question, recall=0.9999)
+            compared = await vector_search(tx, question, recall=1)
+            assert {hit.id for hit in asked} == {hit.id for hit in compared}
+    finally:
+        await drop_parts(filled.admin)
+    async with large.tenant(tenant_id) as tx:
+        await vector_measuring._set(tx, vector_measuring._forced(1000))
+        assert (await explain_vector_search(tx, recall=1)).plan == "whole"
+
+
+async def test_a_part_whose_build_failed_is_built_again(large: Database, filled: Urls) -> None:
+    """An invalid index is asked by no search, and the next run replaces it."""
+    await make_parts(filled.admin)
+    connection = await open_connection(filled.admin)
+    try:
+        await connection.execute(
+            "UPDATE pg_index SET indisvalid = false"
+            " WHERE indexrelid = 'knowledge_chunks_embedding_part_3_idx'::regclass"
+        )
+        assert await make_parts(filled.admin) == ["knowledge_chunks_embedding_part_3_idx"]
+    finally:
+        await connection.close()
+        await drop_parts(filled.admin)
+
+
+async def test_a_part_that_cannot_be_built_is_an_error(filled: Urls) -> None:
+    """It says which statement, and that searches go on."""
+    connection = await open_connection(filled.admin)
+    try:
+        await connection.execute("ALTER FUNCTION tenantry.search_part(uuid) RENAME TO gone")
+        with pytest.raises(MigrationError, match="CREATE INDEX .* failed .*42883"):
+            await make_parts(filled.admin)
+    finally:
+        await connection.execute("ALTER FUNCTION tenantry.gone(uuid) RENAME TO search_part")
         await connection.close()
 
 
@@ -354,3 +427,40 @@ async def test_whatever_it_says_a_search_sees_one_tenant(large: Database) -> Non
                 assert {hit.id for hit in hits} == own
             assert len((await tx.execute(text("SELECT id FROM knowledge_chunks"))).all()) == SMALL
     assert failed, "what is no JSON cannot be read"
+
+
+async def test_the_command_measures_and_keeps(
+    command: Command, filled: Urls, forgotten: None
+) -> None:
+    """A dry run prints the table and changes nothing; without, the database has it."""
+    given = {DATABASE_URL: url_text(filled.app), ADMIN_URL: url_text(filled.admin)}
+    dry = command("knowledge", "tune", "--seconds", "3", "--dry-run", **given)
+    assert (dry.code, "nothing was kept" in dry.err) == (0, True), dry
+    assert re.search(r"^ *exact +1\.000 +\d+\.\d ms *$", dry.out, re.MULTILINE)
+    assert [int(each) for each in re.findall(r"^ *(\d+) +[01]\.\d{3} ", dry.out, re.MULTILINE)] == [
+        *GRID
+    ]
+    assert "recall 0.97: " in dry.out
+    result = command("knowledge", "tune", "--seconds", "3", "--json", **given)
+    assert "connections that are opened from now on" in " ".join(result.err.split())
+    value = json.loads(result.out)
+    assert value["kept"] is True
+    (measured,) = value["measured"]
+    assert (measured["index"], measured["tenants"][0]["slug"]) == ("whole", "large")
+    async with Database.connect(settings=filled.settings) as database:
+        tenant_id = (await find_tenant(database, "large")).id
+        async with database.tenant(tenant_id) as tx:
+            kept = await current_tuning(tx)
+    assert kept == VectorTuning.parse(json.dumps(value["setting"]))
+    explained = command("search", "x", "--tenant", "large", "--explain", **given)
+    assert "measured by `tenantry knowledge tune`" in explained.err
+
+
+def test_the_command_says_when_there_is_nothing_to_tune(tenantry: Command) -> None:
+    """An empty database is no error; bad options are one."""
+    result = tenantry("knowledge", "tune")
+    assert (result.code, result.out) == (0, "")
+    assert "nothing to tune" in result.err
+    assert json.loads(tenantry("knowledge", "tune", "--json").out)["setting"] is None
+    assert "from 1 to 86,400" in tenantry("knowledge", "tune", "--seconds", "0").error
+    assert "without --parts" in tenantry("knowledge", "tune", "--parts", "--dry-run").error

@@ -14,6 +14,8 @@ from rich.text import Text
 from tenantry.cli import console
 from tenantry.cli.console import Json, counted, err, out
 from tenantry.cli.escaping import printable
+from tenantry.database import Database
+from tenantry.errors import InvalidValueError
 from tenantry.knowledge import HASH_EMBEDDER, ImportReport, import_folder, load_embedder
 from tenantry.ops.tenants import find_tenant
 from tenantry.ops.vector_measuring import (
@@ -24,6 +26,7 @@ from tenantry.ops.vector_measuring import (
     TuningReport,
     measure_vector_search,
 )
+from tenantry.ops.vector_parts import PARTS, drop_parts, make_parts
 from tenantry.ops.vector_tuning import keep_tuning
 
 __all__ = ["app"]
@@ -96,12 +99,23 @@ def tune(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Measure, print, and keep nothing.")
     ] = False,
+    parts: Annotated[
+        bool | None,
+        typer.Option(
+            "--parts/--no-parts",
+            help="Make indexes by parts first, or drop them. Default: leave them as they are.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Measure vector searches on what is stored, and keep what they go by for the database."""
+    if dry_run and parts is not None:
+        raise InvalidValueError("--dry-run changes nothing: give it without --parts or --no-parts.")
 
     async def work() -> tuple[TuningReport, bool]:
         async with console.open_database() as db:
+            await _change_parts(db, parts)
             with console.progress("asking") as report:
                 found = await measure_vector_search(
                     db,
@@ -132,6 +146,19 @@ def tune(
         )
     else:
         console.step("nothing was kept")
+
+
+async def _change_parts(db: Database, parts: bool | None) -> None:
+    if parts is None or db.settings.admin_url is None:
+        return
+    if not parts:
+        await drop_parts(db.settings.admin_url)
+        return
+    with console.progress("indexes by parts") as report:
+        made = await make_parts(
+            db.settings.admin_url, on_progress=lambda done: report("indexes by parts", done, PARTS)
+        )
+    console.step(f"indexes by parts: {len(made)} of {PARTS} were missing, and are there now")
 
 
 def _print_measured(found: TuningReport, index: IndexMeasured) -> None:

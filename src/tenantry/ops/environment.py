@@ -15,6 +15,7 @@ from sqlalchemy.types import TypeDecorator
 from tenantry.errors import MigrationError
 from tenantry.ops import autogenerate
 from tenantry.ops.project import Project
+from tenantry.ops.vector_parts import is_part_index
 from tenantry.tenancy.connecting import run_script
 
 __all__ = ["VERSIONS", "configuration", "context_options", "load_scripts", "run_frozen_sql"]
@@ -66,6 +67,7 @@ def context_options(connection: Connection, project: Project) -> dict[str, Any]:
         "version_table_schema": "tenantry",
         "transaction_per_migration": True,
         "compare_server_default": True,
+        "include_object": _include,
         "render_item": _render_item,
         "autogenerate_plugins": [
             "alembic.autogenerate.*",
@@ -73,6 +75,14 @@ def context_options(connection: Connection, project: Project) -> dict[str, Any]:
             autogenerate.PLUGIN,
         ],
     }
+
+
+def _include(
+    item: object, name: str | None, kind: str, reflected: bool, compare_to: object
+) -> bool:
+    del item
+    # Indexes by parts are made where they pay; no model declares them.
+    return not (kind == "index" and reflected and compare_to is None and is_part_index(name))
 
 
 def _render_item(kind: str, item: object, context: AutogenContext) -> str | bool:
