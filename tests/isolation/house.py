@@ -10,13 +10,18 @@ from uuid import UUID, uuid4
 
 import asyncpg
 
-from tenantry.schema.row_security import APP_ROLE
+from tenantry.schema.row_security import APP_ROLE, AUTH_ROLE
+from tenantry.tenancy.functions import FUNCTIONS
 from tests.conftest import Server, open_connection
 
 ONE = "SELECT * FROM tenantry.validate_session($1, $2, $3)"
 MANY = "SELECT * FROM tenantry.validate_sessions($1, $2, $3)"
 KEY = "SELECT * FROM tenantry.authenticate_api_key($1, $2)"
 KEYS = "SELECT * FROM tenantry.authenticate_api_keys($1, $2)"
+
+OF_AUTH = [each for each in FUNCTIONS if each.owner == AUTH_ROLE]
+LOOK_UPS = [each for each in OF_AUTH if each.file.startswith(("validate_", "authenticate_"))]
+SEARCHES = [each for each in OF_AUTH if each not in LOOK_UPS]
 
 
 def digest(secret: str) -> bytes:

@@ -6,6 +6,7 @@ from tests.isolation.mutation import on
 from tests.isolation.mutations_of_code import FUNCTIONS, VIEWS
 from tests.isolation.mutations_of_look_ups import LOOK_UPS
 from tests.isolation.mutations_of_rights import GRANTS, OWNERS, ROLES, ROW_SECURITY, SETTINGS
+from tests.isolation.mutations_of_searches import SEARCHES
 from tests.isolation.mutations_of_tables import KEYS, TABLES
 from tests.isolation.mutations_roundabout import ROUNDABOUT
 
@@ -46,5 +47,6 @@ MUTATIONS = [
     *TABLES,
     *FUNCTIONS,
     *LOOK_UPS,
+    *SEARCHES,
     *ROUNDABOUT,
 ]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from tenantry.schema.row_security import AUTH_ROLE
-from tenantry.tenancy.functions import FUNCTIONS, SqlFunction
+from tenantry.tenancy.functions import SqlFunction
+from tests.isolation import house
 from tests.isolation.mutation import Mutation, on
 
 __all__ = ["LOOK_UPS"]
@@ -119,7 +119,7 @@ _WIDER = {
 }
 
 LOOK_UPS = [
-    *(each for function in FUNCTIONS if function.owner == AUTH_ROLE for each in _of(function)),
+    *(each for function in house.LOOK_UPS for each in _of(function)),
     *(
         mutation
         for table, privileges in _WIDER.items()

@@ -6,6 +6,7 @@ server's, and other tests are at work there.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -19,10 +20,16 @@ from sqlalchemy.pool import NullPool
 from tenantry.ops.audit.report import Finding
 from tenantry.ops.audit.scope import read_scope
 from tenantry.ops.audit.static.checking import static_findings
+from tenantry.schema import Base
 from tenantry.tenancy.connecting import create_engine, run_script
+from tenantry.tenancy.functions import SqlFunction
 from tests.conftest import Server
+from tests.isolation import house
 from tests.isolation.mutation import Mutation
 from tests.isolation.mutations import MUTATIONS, NEWER
+from tests.isolation.mutations_of_searches import FILTER
+
+TABLES = "|".join(table.name for table in Base.metadata.sorted_tables)
 
 
 @dataclass(frozen=True)
@@ -122,7 +129,7 @@ async def test_an_administrator_of_a_managed_service_is_not_the_application(
     [
         "CREATE INDEX ON messages (tenant_id, created_at DESC)",
         "ALTER TABLE messages ADD CONSTRAINT short CHECK (length(content) < 100000)",
-        "CREATE EXTENSION pg_stat_statements; CREATE EXTENSION btree_gin; CREATE EXTENSION citext",
+        "CREATE EXTENSION pg_stat_statements; CREATE EXTENSION btree_gist; CREATE EXTENSION citext",
         "CREATE ROLE audit_web LOGIN; GRANT tenantry_app TO audit_web",
         "CREATE ROLE audit_migrator LOGIN; GRANT tenantry_owner, tenantry_auth, tenantry_operator"
         " TO audit_migrator WITH SET TRUE, INHERIT FALSE",
@@ -149,6 +156,15 @@ async def test_what_harms_nobody_is_no_finding(patient: Patient, sql: str) -> No
     """Ordinary things that a team adds take no wall down, and the audit says nothing of them."""
     await patient.run(sql, path="public")
     assert await patient.audit() == []
+
+
+@pytest.mark.parametrize("function", house.SEARCHES, ids=lambda each: each.file)
+def test_a_search_asks_for_the_tenant_wherever_it_reads(function: SqlFunction) -> None:
+    """Search functions see every tenant's rows: each table that they name has a condition."""
+    sql = re.sub(r"--.*", "", function.sql)
+    read = re.findall(r"\b(?:FROM|JOIN|,)\s+(?:public\.)?\w+", sql)
+    tables = [each for each in read if re.search(rf"\b(?:{TABLES})$", each)]
+    assert len(FILTER.findall(sql)) == len(tables)
 
 
 def test_the_mutations_are_distinct() -> None:

@@ -89,7 +89,13 @@ def test_every_table_declares_row_security_and_says_what_it_is(table: Table) -> 
     assert declared is not None
     assert declared.enabled
     assert declared.forced
-    look_ups = {"tenants": ["look_up"], "users": ["look_up"], "sessions": ["look_up", "renewal"]}
+    look_ups = {
+        "tenants": ["look_up"],
+        "users": ["look_up"],
+        "sessions": ["look_up", "renewal"],
+        "knowledge_documents": ["look_up"],
+        "knowledge_chunks": ["look_up"],
+    }
     assert [policy.name for policy in declared.policies] == [
         "tenant_isolation",
         "operator_access",
@@ -101,7 +107,10 @@ def test_every_table_declares_row_security_and_says_what_it_is(table: Table) -> 
 
 
 def test_before_the_tenant_is_known_only_named_columns_are_read() -> None:
-    """The look-ups hold rights on columns alone, never a password, name, email or setting."""
+    """The look-ups hold rights on columns alone, never a password, name, email or setting.
+
+    Neither do the search functions, and beside what is searched they read no table.
+    """
     held = {
         (table.name, privilege, column)
         for table in TABLES
@@ -115,7 +124,9 @@ def test_before_the_tenant_is_known_only_named_columns_are_read() -> None:
         ("sessions", "expires_at"),
         ("sessions", "last_seen_at"),
     }
-    assert {table for table, _, _ in held} == {"sessions", "tenants", "users"}
+    searched = {"knowledge_chunks", "knowledge_documents"}
+    assert {table for table, _, _ in held} == {"sessions", "tenants", "users", *searched}
+    assert not {"source", "source_digest"} & {column for _, _, column in held}
     secret = {"the whole table", "hashed_password", "email", "name", "settings", "user_agent"}
     assert not secret & {column for _, _, column in held}
 
