@@ -144,3 +144,36 @@ async def test_no_setting_reaches_the_recall(library: Library) -> None:
         plan = await explain_vector_search(tx, recall=1)
     assert plan.plan == "exact"
     assert "no setting of the index" in plan.reason
+
+
+async def test_the_index_of_a_part(library: Library) -> None:
+    """Where the tenant's part has an index of its own, that one is asked, and finds the nearest."""
+    number = await library.admin.fetchval(
+        "SELECT tenantry.search_part($1)", library.tenants["large"]
+    )
+    name = f"knowledge_chunks_embedding_part_{number}_idx"
+    await library.admin.execute(
+        f"CREATE INDEX {name} ON knowledge_chunks USING hnsw"
+        " ((l2_normalize(embedding)::halfvec(1024)) halfvec_ip_ops)"
+        f" WHERE tenantry.search_part(tenant_id) = {number}"
+    )
+    try:
+        async with as_tenant(library) as tx:
+            for k in (1, 10, 44):
+                await asked_by_index(tx)
+                assert (await explain_vector_search(tx, k=k)).plan == "part"
+                assert (await explain_vector_search(tx, k=k, documents=True)).plan == "whole"
+                hits = await vector_search(tx, QUESTION, k=k)
+                nearest = set(numbered("chunk", *range(1, k + 1)))
+                assert len(hits) == k
+                assert len(nearest & set(contents(hits))) >= 0.95 * k
+                # Scores are of the full vectors, and not of the index's halved ones.
+                assert all(
+                    abs(hit.score - (0.98 - int(hit.content[6:]) / 10000)) < 1e-6 for hit in hits
+                )
+            most = await vector_search(tx, QUESTION, where={"n": {"$gt": 30}})
+            assert len(set(contents(most)) & set(numbered("chunk", *range(31, 41)))) >= 9
+            await tx.execute(text("SET LOCAL hnsw.max_scan_tuples = 1"))
+            assert len(await vector_search(tx, QUESTION, k=44)) == 44
+    finally:
+        await library.admin.execute(f"DROP INDEX {name}")
