@@ -159,9 +159,9 @@ async def test_too_few_questions_are_no_measurement(
     large: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A mean of a handful says nothing: it is an error, and more time is asked for."""
-    monkeypatch.setattr(vector_measuring, "_LEAST_QUESTIONS", 10_000)
-    with pytest.raises(InvalidValueError, match=r"Only \d+ questions .* 10000 are required"):
-        await measure_vector_search(large, seconds=1)
+    monkeypatch.setattr(vector_measuring, "_QUESTIONS", 3)
+    with pytest.raises(InvalidValueError, match=r"Only 3 questions .* 20 are required"):
+        await measure_vector_search(large)
     for seconds in (0, -1, math.nan, math.inf):
         with pytest.raises(InvalidValueError, match="from 1 to 86,400"):
             await measure_vector_search(large, seconds=seconds)
@@ -434,14 +434,14 @@ async def test_the_command_measures_and_keeps(
 ) -> None:
     """A dry run prints the table and changes nothing; without, the database has it."""
     given = {DATABASE_URL: url_text(filled.app), ADMIN_URL: url_text(filled.admin)}
-    dry = command("knowledge", "tune", "--seconds", "3", "--dry-run", **given)
+    dry = command("knowledge", "tune", "--seconds", "1", "--dry-run", **given)
     assert (dry.code, "nothing was kept" in dry.err) == (0, True), dry
     assert re.search(r"^ *exact +1\.000 +\d+\.\d ms *$", dry.out, re.MULTILINE)
     assert [int(each) for each in re.findall(r"^ *(\d+) +[01]\.\d{3} ", dry.out, re.MULTILINE)] == [
         *GRID
     ]
     assert "recall 0.97: " in dry.out
-    result = command("knowledge", "tune", "--seconds", "3", "--json", **given)
+    result = command("knowledge", "tune", "--seconds", "1", "--json", **given)
     assert "connections that are opened from now on" in " ".join(result.err.split())
     value = json.loads(result.out)
     assert value["kept"] is True
