@@ -125,11 +125,12 @@ def _declared_functions(
     # PostgreSQL prints a function anew from what it has parsed, so what is declared is compared
     # in print too: created under another name in a savepoint, read, and rolled back. One that is
     # missing is created as itself before, for those that call it.
+    names = {signature.partition("(")[0] for signature in actual}
     scripts = []
     for function in FUNCTIONS:
-        if function.signature not in actual:
-            scripts.append(function.script)
         name = function.signature.partition("(")[0]
+        if name not in names:
+            scripts.append(function.script)
         scripts.append(function.script.replace(f"{name}(", f"{name}_declared("))
     savepoint = connection.begin_nested()
     try:
