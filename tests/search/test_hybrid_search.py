@@ -99,6 +99,33 @@ async def test_what_is_insisted_on_holds_for_every_hit(
         assert none_has is None or none_has not in hit
 
 
+async def test_rounding_decides_nothing(library: Library) -> None:
+    """Vectors of one direction and other lengths are equally near: the words decide."""
+    if "rounded" not in library.tenants:
+        await library.add(
+            "rounded",
+            *("apple apple pie", "pear pie", "fig apple"),
+            vectors=[vector(0.5, scale=scale) for scale in (0.7, 0.3, 0.1234)],
+        )
+    async with library.db.tenant(library.tenants["rounded"]) as tx:
+        hits = await hybrid_search(tx, text="apple", embedding=vector(0.5, scale=0.77))
+    assert contents(hits) == ["apple apple pie", "fig apple", "pear pie"]
+
+
+@pytest.mark.parametrize("text", ["-spam", "pork -spam", '-"spam"'])
+async def test_what_is_excluded_does_not_crowd_out(library: Library, text: str) -> None:
+    """Where more of the nearest than a pool holds are excluded, the next nearest are found."""
+    if "crowded" not in library.tenants:
+        await library.add(
+            "crowded",
+            *([f"spam {n}" for n in range(60)] + [f"ham {n}" for n in range(12)]),
+            vectors=[vector(0.9 - n / 1000) for n in range(60)] + [vector(0.1)] * 12,
+        )
+    hits = await found(library, text, tenant="crowded")
+    assert len(hits) == 10
+    assert all(hit.startswith("ham") for hit in hits)
+
+
 @pytest.mark.parametrize("k", [1, 10, 60, 130, 1000])
 async def test_weights_at_either_end(library: Library, k: int) -> None:
     """With weight 1 the order is the vector search's, with 0 the keyword search's."""
