@@ -29,14 +29,13 @@ MANY, CROWD = 450, 100
 AROUND = 10
 """So many times k are compared one by one at least, however the database is tuned."""
 
-# Tenant large: similarity falls with the number, from 0.98; each vector in a direction of its own.
-# Its neighbour's are all nearer to the question than any of its own. Every 150th is "rare".
+# Tenant large: similarity falls with the number, from 0.98, along an arc. Its neighbour's are all
+# nearer to the question than any of its own. Every 150th is "rare".
 FILL = """
     INSERT INTO {table} (tenant_id, id, {columns}, embedding)
     SELECT $1::uuid, md5('{table}' || $1::uuid || n)::uuid, {values},
-           ('[' || s || ',' || repeat('0,', 1 + n % 1000) || sqrt(1 - s * s)
-                || repeat(',0', 1021 - n % 1000) || ']')::vector
-      FROM generate_series(1, $2::integer) n, LATERAL (SELECT $3::float8 - n / 10000.0 AS s) s
+           ('[' || s || ',' || sqrt(1 - s * s) || repeat(',0', 1022) || ']')::vector
+      FROM generate_series(1, $2::integer) n, LATERAL (SELECT $3::float8 - n / $4::float8 AS s) s
 """
 DOCUMENTS = FILL.format(
     table="knowledge_documents",
@@ -61,10 +60,10 @@ async def large_library(server: Server, template: str) -> AsyncIterator[Library]
         ]
         for index in INDEXES:
             await library.admin.execute(f"DROP INDEX {index}")
-        for name, rows, first in (("large", MANY, 0.98), ("crowd", CROWD, 0.999)):
+        for name, rows, first, steps in (("large", MANY, 0.98, 1e3), ("crowd", CROWD, 1.0, 1e4)):
             tenant = await library.tenant(name)
-            await library.admin.execute(DOCUMENTS, tenant, rows, first)
-            await library.admin.execute(CHUNKS, tenant, rows, first)
+            await library.admin.execute(DOCUMENTS, tenant, rows, first, steps)
+            await library.admin.execute(CHUNKS, tenant, rows, first, steps)
         for definition in definitions:
             await library.admin.execute(definition)
         await library.add(

@@ -39,6 +39,8 @@ QUESTIONS = [
     "SELECT * FROM tenantry.search_keywords('appel', '{}', '[[\"apple\"]]', '{four}', NULL, 50,"
     " NULL, true)",
     f"SELECT * FROM tenantry.search_hybrid({ASKED}, {WORDS}, 50, NULL, 50, 0.5, 1, true)",
+    f"SELECT * FROM tenantry.search_hybrid({ASKED}, '', '{{}}', '[]', '{{nearest}}', NULL, 50,"
+    " NULL, 1, 0.5, 1, true)",
     "SELECT * FROM tenantry.similar_words('appel häuser', NULL)",
     "SELECT * FROM tenantry.search_substrings('pple', 50, NULL)",
     "SELECT * FROM tenantry.search_substrings('pple', 50, '$.n == 2')",
@@ -80,6 +82,9 @@ async def database(server: Server, template: str) -> AsyncIterator[str]:
         )
     await admin.execute(FILL[0], A, "mine apple", 25, 5, 0.5)
     await admin.execute(FILL[1], A, "mine apple", 25, "english", 0.5)
+    await admin.execute(
+        "UPDATE knowledge_chunks SET content = content || ' nearest' WHERE id = md5('c1')::uuid"
+    )
     await admin.execute(FILL[0], B, "SECRET appel apples appeal Häuser", 40, 3, 0.95)
     await admin.execute(FILL[1], B, "SECRET appel apples appeal Häuser", 40, "german", 0.95)
     await admin.execute("ANALYZE knowledge_documents, knowledge_chunks")

@@ -169,7 +169,7 @@ async def test_the_index_of_a_part(library: Library) -> None:
                 assert len(nearest & set(contents(hits))) >= 0.95 * k
                 # Scores are of the full vectors, and not of the index's halved ones.
                 assert all(
-                    abs(hit.score - (0.98 - int(hit.content[6:]) / 10000)) < 1e-6 for hit in hits
+                    abs(hit.score - (0.98 - int(hit.content[6:]) / 1000)) < 1e-6 for hit in hits
                 )
             most = await vector_search(tx, QUESTION, where={"n": {"$gt": 30}})
             assert len(set(contents(most)) & set(numbered("chunk", *range(31, 41)))) >= 9
