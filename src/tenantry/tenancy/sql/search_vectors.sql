@@ -28,8 +28,16 @@ BEGIN
       FROM tenantry.nearest_chunks(
                tenant, question, k, tenantry.filtered_documents(tenant, filter), recall
            ) WITH ORDINALITY n (chunk_id, distance, number)
-      JOIN public.knowledge_chunks c ON c.tenant_id = tenant AND c.id = n.chunk_id
-      JOIN public.knowledge_documents d ON d.tenant_id = tenant AND d.id = c.document_id
+     -- Each row by its key. As joins, all rows of an average tenant look cheaper to the planner, and
+     -- a large tenant has many more: 55 ms and not 3 ms for one of 8,000 chunks.
+     CROSS JOIN LATERAL (
+        SELECT f.id, f.document_id, f.content FROM public.knowledge_chunks f
+         WHERE f.tenant_id = tenant AND f.id = n.chunk_id OFFSET 0
+     ) c
+     CROSS JOIN LATERAL (
+        SELECT f.title FROM public.knowledge_documents f
+         WHERE f.tenant_id = tenant AND f.id = c.document_id OFFSET 0
+     ) d
      ORDER BY n.number;
 END
 $$;
