@@ -54,6 +54,7 @@ async def run(
     prune: bool = False,
     embedder: Embedder = hash_embedding,
     name: str = HASH_EMBEDDER,
+    language: str = "english",
     seen: list[ImportProgress] | None = None,
 ) -> ImportReport:
     return await import_folder(
@@ -62,6 +63,7 @@ async def run(
         path,
         embedder=embedder,
         embedder_name=name,
+        language=language,
         prune=prune,
         on_progress=None if seen is None else seen.append,
     )
@@ -138,6 +140,21 @@ async def test_another_embedder_embeds_everything(
     """Vectors of two embedders cannot be compared, so none of the old ones stays."""
     await run(db, tenants.a, folder)
     assert (await run(db, tenants.a, folder, name="other:embedder")).changed == ALL
+
+
+async def test_another_language_writes_everything(
+    db: Database, tenants: TenantPair, folder: Path
+) -> None:
+    """Documents and chunks get the language, and one that changed is no unchanged document."""
+    await run(db, tenants.a, folder)
+    assert {each.language for each in (await stored(db, tenants.a)).values()} == {"english"}
+    assert (await run(db, tenants.a, folder, language="german")).changed == ALL
+    assert {each.language for each in (await stored(db, tenants.a)).values()} == {"german"}
+    assert {each.language for each in await chunks(db, tenants.a, ALL[1])} == {"german"}
+    assert (await run(db, tenants.a, folder, language="german")).unchanged == ALL
+    assert (await run(db, tenants.a, folder)).changed == ALL
+    with pytest.raises(InvalidValueError, match=r"'klingon'; one of arabic,.* Use 'simple'"):
+        await run(db, tenants.a, folder, language="klingon")
 
 
 async def test_prune_removes_what_is_gone_and_nothing_else(

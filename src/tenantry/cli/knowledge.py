@@ -28,6 +28,7 @@ from tenantry.ops.vector_measuring import (
 )
 from tenantry.ops.vector_parts import PARTS, drop_parts, make_parts
 from tenantry.ops.vector_tuning import keep_tuning
+from tenantry.schema.languages import DEFAULT_LANGUAGE
 
 __all__ = ["app"]
 
@@ -44,6 +45,9 @@ def import_(
     embedder: Annotated[
         str, typer.Option(help="module:function that turns texts into vectors.")
     ] = HASH_EMBEDDER,
+    language: Annotated[
+        str, typer.Option(help="Whose word forms keyword search knows; 'simple' for any other.")
+    ] = DEFAULT_LANGUAGE,
     prune: Annotated[
         bool, typer.Option("--prune", help="Remove documents whose files are gone.")
     ] = False,
@@ -62,6 +66,7 @@ def import_(
                     path,
                     embedder=embed,
                     embedder_name=embedder,
+                    language=language,
                     prune=prune,
                     on_progress=lambda at: report(at.source, at.done, at.total),
                 )

@@ -159,11 +159,8 @@ def _values(
     language: str | None,
 ) -> dict[str, Any]:
     """Return what adding and replacing write alike, checked."""
-    if language is not None and language not in LANGUAGES:
-        raise InvalidValueError(
-            f"knowledge_documents.language is {language!r}; one of {', '.join(LANGUAGES)} is "
-            "required. Use 'simple' for every other language."
-        )
+    if language is not None:
+        check_language(language)
     return {
         **({} if language is None else {"language": language}),
         "title": _accept("title", title),
@@ -171,6 +168,19 @@ def _values(
         "embedding": None if embedding is None else _accept("embedding", embedding),
         "document_metadata": _accept("metadata", {} if metadata is None else _dict(metadata)),
     }
+
+
+def check_language(language: str) -> None:
+    """Raise where ``language`` is none of `LANGUAGES`.
+
+    Raises:
+        InvalidValueError: see above.
+    """
+    if language not in LANGUAGES:
+        raise InvalidValueError(
+            f"knowledge_documents.language is {language!r}; one of {', '.join(LANGUAGES)} is "
+            "required. Use 'simple' for every other language."
+        )
 
 
 def _accept(column: str, value: object) -> Any:

@@ -13,11 +13,13 @@ from sqlalchemy import delete, select
 from sqlalchemy.dialects import postgresql
 
 from tenantry.errors import InvalidValueError, TenantUnknownError
+from tenantry.knowledge.documents import check_language
 from tenantry.knowledge.embedders import Embedder, embed
 from tenantry.knowledge.folders import Folder, SourceText, list_folder, read_text
 from tenantry.knowledge.loading import load_chunks
 from tenantry.knowledge.splitting import MAX_CHARACTERS, split
 from tenantry.schema import KnowledgeChunk, KnowledgeDocument, Tenant
+from tenantry.schema.languages import DEFAULT_LANGUAGE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -77,15 +79,16 @@ async def import_folder(
     *,
     embedder: Embedder,
     embedder_name: str,
+    language: str = DEFAULT_LANGUAGE,
     prune: bool = False,
     on_progress: Callable[[ImportProgress], None] | None = None,
 ) -> ImportReport:
     """Bring a tenant's knowledge base to what a folder, or one file, holds now.
 
     Documents are known by their path within the folder, so a tenant's imports share one folder.
-    A document is written when its text, its title, the way it is split or the embedder's name
-    changed, whole and in a transaction of its own; texts are embedded outside of any. When the
-    import is interrupted, the next one does the rest.
+    A document is written when its text, its title, its language, the way it is split or the
+    embedder's name changed, whole and in a transaction of its own; texts are embedded outside of
+    any. When the import is interrupted, the next one does the rest.
 
     The embedding of a document is the mean direction of its chunks': models cut long inputs off
     in silence, so a document embedded whole would be found by its beginning only.
@@ -96,19 +99,23 @@ async def import_folder(
         path: The folder or file.
         embedder: Makes the vectors.
         embedder_name: Its name; another name embeds everything anew.
+        language: Whose word forms keyword search knows in these documents, one of
+            `tenantry.schema.languages.LANGUAGES`.
         prune: Remove documents of earlier imports whose files are gone. Documents that no import
             made stay in any case.
         on_progress: Called after each file.
 
     Raises:
         ConfigurationError: Nothing to import at ``path``, or the embedder failed.
-        InvalidValueError: The embedder returned something else than one vector for each text.
+        InvalidValueError: The embedder returned something else than one vector for each text, or
+            the language is unknown.
         TenantRequiredError: ``tenant_id`` is not a UUID.
         TenantUnknownError: No tenant has this id.
     """
+    check_language(language)
     folder = await asyncio.to_thread(list_folder, Path(path))
     stored = await _stored_digests(db, tenant_id)
-    work = _Import(db, tenant_id, embedder, embedder_name, stored)
+    work = _Import(db, tenant_id, embedder, embedder_name, language, stored)
     for done, (source, file) in enumerate(folder.files.items(), start=1):
         await work.bring_in(source, file)
         if on_progress is not None:
@@ -131,6 +138,7 @@ async def import_folder(
 class _Document:
     source: str
     text: SourceText
+    language: str
     digest: bytes
 
 
@@ -140,6 +148,7 @@ class _Import:
     tenant_id: UUID | str
     embedder: Embedder
     embedder_name: str
+    language: str
     stored: dict[str, bytes | None]
     added: list[str] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
@@ -154,7 +163,9 @@ class _Import:
         except InvalidValueError as error:
             self.failed.append((source, str(error).removesuffix(".")))
             return
-        document = _Document(source, text, _digest(text, self.embedder_name))
+        document = _Document(
+            source, text, self.language, _digest(text, self.embedder_name, self.language)
+        )
         if self.stored.get(source) == document.digest:
             self.unchanged.append(source)
             return
@@ -217,13 +228,15 @@ def _upsert(tenant_id: UUID, document: _Document, embedding: list[float] | None)
         title=document.text.title,
         content=document.text.content,
         embedding=embedding,
+        language=document.language,
         source=document.source,
         source_digest=document.digest,
     )
     new = statement.excluded
+    changing = ("title", "content", "embedding", "language", "source_digest")
     return statement.on_conflict_do_update(
         index_elements=[KnowledgeDocument.tenant_id, KnowledgeDocument.source],
-        set_={name: new[name] for name in ("title", "content", "embedding", "source_digest")},
+        set_={name: new[name] for name in changing},
         where=KnowledgeDocument.source_digest.is_distinct_from(new.source_digest),
     ).returning(KnowledgeDocument.id)
 
@@ -238,8 +251,12 @@ def _mean_direction(vectors: Sequence[Sequence[float]]) -> list[float] | None:
     return mean if math.fsum(x * x for x in mean) > 1e-12 else units[0]  # noqa: PLR2004
 
 
-def _digest(text: SourceText, embedder_name: str) -> bytes:
+def _digest(text: SourceText, embedder_name: str, language: str) -> bytes:
     how = f"{embedder_name} markdown={text.markdown} max_characters={MAX_CHARACTERS}"
+    # What was imported before there were languages is in the default one, and need not be embedded
+    # anew for it.
+    if language != DEFAULT_LANGUAGE:
+        how += f" language={language}"
     digest = hashlib.sha256(_DIGEST_SCHEME)
     for part in (how, text.title, text.content):
         data = part.encode()
