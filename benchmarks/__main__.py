@@ -13,7 +13,9 @@ from benchmarks import (
     session_validation,
     signing_in,
     tenant_transaction,
+    vector_search,
 )
+from benchmarks.estate import Estate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -24,6 +26,7 @@ BENCHMARKS: Final[dict[str, Callable[[argparse.Namespace], Coroutine[Any, Any, b
     "tenant_transaction": tenant_transaction.run,
     "session_validation": session_validation.run,
     "signing_in": signing_in.run,
+    "vector_search": vector_search.run,
 }
 """Each prints its figures and returns whether its limits are kept."""
 
@@ -40,6 +43,7 @@ def main() -> int:
     parser.add_argument(
         "--rows", type=int, default=100_000, help="chunks whose memory is measured, as 1000000"
     )
+    _add_search(parser)
     parser.add_argument("--rounds", type=int, default=2, help="how often (default: 2)")
     parser.add_argument(
         "--save", action="store_true", help="append the figures to benchmarks/results/"
@@ -48,10 +52,31 @@ def main() -> int:
     if unknown := sorted(set(options.names) - set(BENCHMARKS)):
         parser.error(f"no benchmark is called {unknown[0]}; there are {', '.join(BENCHMARKS)}")
     missed = 0
-    for name in options.names or BENCHMARKS:
-        print(f"== {name}", flush=True)
-        missed += not asyncio.run(BENCHMARKS[name](options))
+    with Estate(options) as options.estate:
+        try:
+            for name in options.names or BENCHMARKS:
+                print(f"== {name}", flush=True)
+                missed += not asyncio.run(BENCHMARKS[name](options))
+        finally:
+            asyncio.run(options.estate.close())
     return min(missed, 1)
+
+
+def _add_search(parser: argparse.ArgumentParser) -> None:
+    search = parser.add_argument_group("search")
+    search.add_argument(
+        "--vectors", type=int, default=100_000, help="chunks that are searched (default: 100000)"
+    )
+    search.add_argument(
+        "--questions", type=int, default=100, help="asked of each size of tenant (default: 100)"
+    )
+    search.add_argument(
+        "--tune", type=float, default=0, help="tune for so many seconds first (default: not)"
+    )
+    search.add_argument("--shared-buffers", help="of the embedded server, as 2GB")
+    search.add_argument(
+        "--keep", action="store_true", help="keep the databases, and take those that were kept"
+    )
 
 
 if __name__ == "__main__":

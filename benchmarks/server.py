@@ -18,7 +18,7 @@ from tenantry.ops import embedded
 from tenantry.ops.migrations import migrate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,12 @@ class Server:
 
 
 @contextmanager
-def running_server() -> Iterator[Server]:
-    """Yield the server of TENANTRY_TEST_SERVER_URL, or an embedded one with its own settings."""
+def running_server(settings: Mapping[str, str] | None = None) -> Iterator[Server]:
+    """Yield the server of TENANTRY_TEST_SERVER_URL, or an embedded one.
+
+    Args:
+        settings: PostgreSQL's, of an embedded one; None: its own.
+    """
     given = os.environ.get("TENANTRY_TEST_SERVER_URL")
     if given:
         yield Server(make_url(given))
@@ -63,7 +67,9 @@ def running_server() -> Iterator[Server]:
     folder = Path(tempfile.mkdtemp(prefix="tenantry-benchmark-"))
     folder.chmod(0o755)
     try:
-        yield Server(make_url(embedded.start(folder / "data").url(database="postgres")))
+        yield Server(
+            make_url(embedded.start(folder / "data", settings=settings).url(database="postgres"))
+        )
     finally:
         embedded.stop(folder / "data")
         shutil.rmtree(folder, ignore_errors=True)
