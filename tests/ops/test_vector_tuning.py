@@ -11,6 +11,7 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import NullPool
 
 from tenantry import Database
 from tenantry.errors import (
@@ -22,6 +23,7 @@ from tenantry.errors import (
 )
 from tenantry.ops import vector_measuring
 from tenantry.ops.audit import audit
+from tenantry.ops.diagnosis.vector_search import diagnose_vector_search
 from tenantry.ops.drift import check
 from tenantry.ops.tenants import find_tenant
 from tenantry.ops.vector_measuring import (
@@ -43,6 +45,7 @@ from tenantry.ops.vector_tuning import (
 from tenantry.schema.row_security import APP_ROLE
 from tenantry.search import explain_vector_search, vector_search
 from tenantry.settings import ADMIN_URL, DATABASE_URL, url_text
+from tenantry.tenancy.connecting import create_engine
 from tests.cli.conftest import Command, command, tenantry
 from tests.conftest import Server, Urls, open_connection
 
@@ -464,3 +467,33 @@ def test_the_command_says_when_there_is_nothing_to_tune(tenantry: Command) -> No
     assert json.loads(tenantry("knowledge", "tune", "--json").out)["setting"] is None
     assert "from 1 to 86,400" in tenantry("knowledge", "tune", "--seconds", "0").error
     assert "without --parts" in tenantry("knowledge", "tune", "--parts", "--dry-run").error
+
+
+async def test_the_doctor_says_what_was_never_measured(urls: Urls) -> None:
+    """Many chunks without a measurement are a warning; a value of no use is a problem."""
+
+    async def found() -> tuple[str, str]:
+        engine = create_engine(urls.app, pool_class=NullPool)
+        async with engine.connect() as connection:
+            (diagnosis,) = await diagnose_vector_search(connection)
+        await engine.dispose()
+        return diagnosis.state, diagnosis.found
+
+    async def run(statement: str) -> None:
+        connection = await open_connection(urls.admin)
+        await connection.execute(statement)
+        await connection.close()
+
+    assert await found() == ("ok", "not measured, and few chunks")
+    await run(
+        "UPDATE pg_class SET reltuples = 60000 WHERE oid = 'public.knowledge_chunks'::regclass"
+    )
+    assert await found() == (
+        "warning",
+        "60,000 chunks, and how far the vector index has to look was never measured",
+    )
+    await keep_tuning(urls.admin, TUNED)
+    assert await found() == ("ok", "searches go by what was measured")
+    await run(f"ALTER DATABASE \"{urls.admin.database}\" SET {VECTOR_SEARCH} = '[]'")
+    state, said = await found()
+    assert (state, "cannot be used" in said) == ("problem", True)

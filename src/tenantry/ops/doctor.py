@@ -31,6 +31,7 @@ from tenantry.ops.diagnosis.expired import diagnose_expired_rows
 from tenantry.ops.diagnosis.history import diagnose_migrations
 from tenantry.ops.diagnosis.report import Diagnosis
 from tenantry.ops.diagnosis.roles import diagnose_administrator, diagnose_application_role
+from tenantry.ops.diagnosis.vector_search import diagnose_vector_search
 from tenantry.ops.diagnosis.versions import diagnose_pgvector, diagnose_postgresql
 from tenantry.ops.project import Project
 from tenantry.settings import ADMIN_URL, DATABASE_URL, Settings
@@ -172,6 +173,7 @@ def _looks(patient: _Patient) -> list[tuple[str, AsyncConnection, Look]]:
             ("encryption", app, lambda: diagnose_encryption(app, url=url)),
             ("pooler", app, lambda: diagnose_pooler(app)),
             ("clock", app, lambda: diagnose_clock(app)),
+            ("vector-search", app, lambda: diagnose_vector_search(app)),
             ("pools", app, lambda: _pools(app, patient)),
         ]
     if admin is not None:
