@@ -2,7 +2,8 @@
 
 Measured on two cores, vectors of 1,024 dimensions: a chunk's entry in the HNSW index takes about
 1.5 ms when it comes alone and 0.25 ms when the index is built at once, in memory; 1.1 ms of what
-does not fit into memory. The trigrams of a document: 0.6 ms and 0.2 ms.
+does not fit into memory. The trigrams of a document: 0.6 ms and 0.2 ms. The words of a chunk, 80 of
+them: 0.27 ms and 0.09 ms.
 
 What is missing is found by looking, not by remembering: a seed that was killed leaves no note, and
 the next one builds what the models declare and the database lacks.
