@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from benchmarks import (
     chunk_loading,
+    concurrent_search,
+    keyword_search,
+    search_quality,
     seed_loading,
     session_validation,
     signing_in,
@@ -27,6 +30,9 @@ BENCHMARKS: Final[dict[str, Callable[[argparse.Namespace], Coroutine[Any, Any, b
     "session_validation": session_validation.run,
     "signing_in": signing_in.run,
     "vector_search": vector_search.run,
+    "keyword_search": keyword_search.run,
+    "search_quality": search_quality.run,
+    "concurrent_search": concurrent_search.run,
 }
 """Each prints its figures and returns whether its limits are kept."""
 
