@@ -143,7 +143,9 @@ def commands() -> dict[str, set[str]]:
         for name, child in children.items():
             walk((*words, name), child)
         if not children:
-            options = {option for each in command.params for option in each.opts}
+            options = {
+                option for each in command.params for option in (*each.opts, *each.secondary_opts)
+            }
             found[" ".join(words)] = {each for each in options if each.startswith("--")}
 
     walk((), typer.main.get_command(app))
