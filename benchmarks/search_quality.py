@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
 import numpy as np
+from sqlalchemy import select
 
 from benchmarks.lanes import save, table, verdict
 from benchmarks.server import running_server
@@ -28,12 +29,10 @@ from tenantry.knowledge import Chunk, load_chunks
 from tenantry.schema import EMBEDDING_DIMENSIONS, KnowledgeChunk, KnowledgeDocument, Tenant
 from tenantry.schema.row_security import APP_ROLE
 from tenantry.search import hybrid_search, keyword_search, vector_search
+from tenantry.search.searching import DEFAULT_VECTOR_WEIGHT
 
 if TYPE_CHECKING:
     from argparse import Namespace
-
-from sqlalchemy import select
-
 LEAST_KEYWORD_MRR: Final = 0.85
 LEAST_HYBRID_MRR: Final = 0.88
 LEAST_HYBRID_RECALL: Final = 0.975
@@ -42,8 +41,11 @@ POOL: Final = 50
 FUSION: Final = 60
 """The constant of reciprocal rank fusion (Cormack, Clarke and Büttcher, 2009)."""
 
-WEIGHTS: Final = (0.3, 0.4, 0.5, 0.6, 0.7)
-DEFAULT: Final = "hybrid"
+WEIGHTS: Final = tuple(
+    weight for weight in (0.3, 0.4, 0.5, 0.6, 0.7) if weight != DEFAULT_VECTOR_WEIGHT
+)
+DEFAULT: Final = f"hybrid, {DEFAULT_VECTOR_WEIGHT}"
+"""As it is, with its own weight of vectors."""
 
 
 @dataclass

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, Self
 from uuid import UUID
 
 import asyncpg
+from pgvector import Vector
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -172,6 +173,11 @@ class Baselines:
         rows: Sequence[Any] = await self._statements[key].fetch(question.data, question.tenant)
         return rows
 
+    async def converted(self, setting: Setting, question: Question) -> Sequence[Any]:
+        """Ask through the driver, from the same list of numbers that ours gets."""
+        data = Vector(question.numbers).to_binary()
+        return await self.bare(setting, replace(question, data=data))
+
     async def stacked(self, setting: Setting, question: Question) -> Sequence[Any]:
         """Ask through SQLAlchemy, with the vector as text, as pgvector's type sends it."""
         query = _query(setting, question.tenant, vector="CAST(:v AS vector)", bound=":t")
@@ -180,10 +186,17 @@ class Baselines:
         found = await connection.execute(text(query), {"v": vector, "t": question.tenant})
         return found.all()
 
-    async def plan(self, setting: Setting, question: Question) -> str:
-        """Return the plan of the driver's statement."""
-        query = _query(setting, question.tenant, vector="$1", bound="$2")
-        rows = await self._bare[setting.kind].fetch(
-            f"EXPLAIN (COSTS OFF) {query}", question.data, question.tenant
-        )
-        return "\n".join(row[0] for row in rows)
+    async def check(self, question: Question) -> None:
+        """Make sure that each plan is the one that it is called after."""
+        part = f"knowledge_chunks_embedding_part_{question.tenant.bytes[15] & 15}_idx"
+        wanted = {"exact": "", "whole": "knowledge_chunks_embedding_idx", "part": part}
+        for setting in (EXACT, Setting("whole", 40), Setting("part", 40, 2)):
+            await self.set(setting)
+            query = _query(setting, question.tenant, vector="$1", bound="$2")
+            rows = await self._bare[setting.kind].fetch(
+                f"EXPLAIN (COSTS OFF) {query}", question.data, question.tenant
+            )
+            plan = "\n".join(row[0] for row in rows)
+            index = wanted[setting.kind]
+            if index not in plan or (not index and "_embedding_" in plan):
+                raise AssertionError(f"The baseline {setting.label!r} has another plan:\n{plan}")
