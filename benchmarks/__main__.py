@@ -81,7 +81,9 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
     )
     search.add_argument("--shared-buffers", help="of the embedded server, as 2GB")
     search.add_argument(
-        "--keep", action="store_true", help="keep the databases, and take those that were kept"
+        "--keep",
+        action="store_true",
+        help="keep the databases of the given server, or take them",
     )
 
 
