@@ -28,6 +28,7 @@ from tenantry.knowledge.chunks import Batch
 from tenantry.schema.base import uuid7
 from tenantry.tenancy.catalog import quote
 from tenantry.tenancy.connecting import translate
+from tenantry.tenancy.driver import bound
 
 if TYPE_CHECKING:
     from asyncpg.prepared_stmt import PreparedStatement
@@ -242,14 +243,18 @@ async def _prepare(raw: asyncpg.Connection, schema: str, names: tuple[str, str])
     The driver chooses the encoders of a statement when it prepares it. The ORM, which sends
     vectors as text, does not notice.
     """
-    await raw.set_type_codec(
-        "vector", schema=schema, encoder=_as_is, decoder=_as_is, format="binary"
-    )
+    driver = bound(raw)
+    is_set = driver is not None and driver.binary_vectors
+    if not is_set:
+        await raw.set_type_codec(
+            "vector", schema=schema, encoder=_as_is, decoder=_as_is, format="binary"
+        )
     inserts = Inserts(
         await raw.prepare(_INSERT + _values(), name=names[0]),
         await raw.prepare(_INSERT + _REST.format(vector=f"{quote(schema)}.vector"), name=names[1]),
     )
-    await raw.reset_type_codec("vector", schema=schema)
+    if not is_set:
+        await raw.reset_type_codec("vector", schema=schema)
     return inserts
 
 

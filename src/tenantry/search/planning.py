@@ -37,7 +37,7 @@ PLANS_KEPT_SECONDS: Final = 60.0
 _EXACT: Final = """
     SELECT {columns}, 1 - c.distance
       FROM (
-        SELECT {inner}, c.content, (c.embedding <=> {{vector}}) + 0 AS distance
+        SELECT {inner}, c.content, (c.embedding OPERATOR(public.<=>) {{vector}}) + 0 AS distance
           FROM public.{table} c
          WHERE c.tenant_id = (SELECT $2::pg_catalog.uuid) AND c.embedding IS NOT NULL
          ORDER BY distance, c.id LIMIT {{k}}

@@ -97,8 +97,8 @@ async def connect(
         ) from error
     if role:
         await _require_role(connection, role, place)
-    if (driver := bound(connection)) is not None:
-        driver.pooled = pooled
+    if not pooled and (driver := bound(connection)) is not None:
+        await driver.exchange_vectors_in_binary()
     return connection
 
 

@@ -29,6 +29,7 @@ from tenantry.schema.types import (
     UtcDateTime,
     check_embedding,
 )
+from tenantry.tenancy.driver import bound
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
@@ -106,7 +107,11 @@ async def copy_rows(
     stage = _stage_of(target, chosen)
     await connection.execute(CreateTable(stage))
     await connection.exec_driver_sql(f"ALTER TABLE pg_temp.{_STAGE} SET ({_STAGE_STORAGE})")
-    codec = await _vector_schema(connection) if any(map(_is_vector, chosen)) else None
+    raw = bound((await connection.get_raw_connection()).driver_connection)
+    is_set = raw is not None and raw.binary_vectors
+    codec = (
+        await _vector_schema(connection) if not is_set and any(map(_is_vector, chosen)) else None
+    )
     move = target.insert().from_select(
         [c.name for c in chosen], select(*stage.c), include_defaults=False
     )
@@ -167,8 +172,7 @@ async def _copy(
     columns = [column.name for column in stage.columns]
     try:
         if vector_schema is not None:
-            # For this COPY only: with the codec in place the ORM, which sends vectors as text,
-            # could not send any.
+            # On a connection of another's, for this COPY only: its ORM sends vectors as text.
             await raw.set_type_codec(
                 "vector", schema=vector_schema, encoder=_as_is, decoder=_as_is, format="binary"
             )

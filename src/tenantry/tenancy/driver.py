@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from array import array
-from collections import OrderedDict
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import asyncpg
-
-if TYPE_CHECKING:
-    from asyncpg.prepared_stmt import PreparedStatement
+from pgvector import Vector
 
 __all__ = ["BoundConnection", "bound", "lies_behind_a_pooler"]
 
@@ -23,7 +21,6 @@ _VECTOR_SCHEMA: Final = """
     SELECT n.nspname FROM pg_catalog.pg_extension e
       JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'vector'
 """
-_KEPT_STATEMENTS: Final = 100
 
 
 class BoundConnection(asyncpg.Connection):
@@ -37,13 +34,12 @@ class BoundConnection(asyncpg.Connection):
     Attributes:
         opening: What is sent with BEGIN; empty for nothing.
         in_doubt: A transaction has begun and its end, with the cleaning, was not confirmed.
-        pooled: A pooler may give each transaction another connection of the server.
+        binary_vectors: See `exchange_vectors_in_binary`.
     """
 
     opening: str = ""
     in_doubt: bool = False
-    pooled: bool = False
-    _by_vector: OrderedDict[str, PreparedStatement[Any]] | None = None
+    binary_vectors: bool = False
 
     async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:  # noqa: ASYNC109 - the driver's own
         """Run ``query``, see `asyncpg.Connection.execute`."""
@@ -56,49 +52,42 @@ class BoundConnection(asyncpg.Connection):
             return str(status)
         return str(await super().execute(query, *args, timeout=timeout))
 
+    async def exchange_vectors_in_binary(self) -> None:
+        """Send and receive vectors in pgvector's own form, which takes half the time of text.
+
+        Whoever sends text, as the ORM does, still can. Where there is no pgvector, nothing changes.
+        """
+        schema = await self.fetchval(_VECTOR_SCHEMA)
+        if schema is None:
+            return
+        await self.set_type_codec(
+            "vector",
+            schema=schema,
+            encoder=_in_binary,
+            decoder=Vector.from_binary,
+            format="binary",
+        )
+        self.binary_vectors = True
+
     async def fetch_by_vector(self, query: str, vector: bytes, *args: Any) -> list[asyncpg.Record]:
         """Run ``query``, whose first parameter is a vector, and return its rows.
-
-        A vector in PostgreSQL's own form takes half the time of one in text or as an array of
-        numbers. For the driver that form belongs to a type and to all of a connection's
-        statements, while the ORM sends text: so it is set for as long as the statement is being
-        prepared, which keeps it.
 
         Args:
             query: It says ``{vector}`` where the parameter is, once.
             vector: In pgvector's binary format.
             args: The other parameters, ``$2`` and so on.
         """
-        if self.pooled:  # what is prepared may be gone with the next transaction
-            numbers = array("f", vector[4:])
+        if self.binary_vectors:
+            return await self.fetch(query.replace("{vector}", "$1"), vector, *args)
+        numbers = array("f", vector[4:])
+        if sys.byteorder == "little":
             numbers.byteswap()
-            statement = query.replace("{vector}", "CAST($1::pg_catalog.float4[] AS vector)")
-            return await self.fetch(statement, numbers.tolist(), *args)
-        return await (await self._prepared_by_vector(query)).fetch(vector, *args)
-
-    async def _prepared_by_vector(self, query: str) -> PreparedStatement[Any]:
-        kept = self._by_vector
-        if kept is None:
-            kept = self._by_vector = OrderedDict()
-        if (statement := kept.get(query)) is not None:
-            kept.move_to_end(query)
-            return statement
-        schema = await self.fetchval(_VECTOR_SCHEMA)
-        await self.set_type_codec(
-            "vector", schema=schema, encoder=_as_is, decoder=_as_is, format="binary"
-        )
-        try:
-            statement = await self.prepare(query.replace("{vector}", "$1"))
-        finally:
-            await self.reset_type_codec("vector", schema=schema)
-        kept[query] = statement
-        if len(kept) > _KEPT_STATEMENTS:
-            kept.popitem(last=False)
-        return statement
+        cast = "CAST($1::pg_catalog.float4[] AS public.vector)"
+        return await self.fetch(query.replace("{vector}", cast), numbers.tolist(), *args)
 
 
-def _as_is(value: bytes) -> bytes:
-    return value
+def _in_binary(value: bytes | str) -> bytes:
+    return value if isinstance(value, bytes) else Vector.from_text(value).to_binary()
 
 
 def bound(connection: object) -> BoundConnection | None:
