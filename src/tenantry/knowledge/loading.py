@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterable, Callable, Iterable
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy import ARRAY, any_, func, literal, select
@@ -30,9 +30,6 @@ from tenantry.knowledge.chunks import (
 from tenantry.knowledge.inserting import Inserting, prepared
 from tenantry.schema import KnowledgeChunk, KnowledgeDocument
 from tenantry.tenancy.sessions import TenantSession
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["BATCH_SIZE", "load_chunks", "require_tenant"]
 

@@ -16,6 +16,7 @@ from sqlalchemy import (
     UniqueConstraint,
     and_,
     func,
+    literal_column,
     text,
 )
 from sqlalchemy.dialects.postgresql import TSVECTOR
@@ -86,6 +87,15 @@ class KnowledgeDocument(TenantScoped, Base):
             postgresql_ops={"content": "gin_trgm_ops"},
         ),
         CheckConstraint(_LANGUAGE, name="language"),
+        # What search goes by: the index above finds the documents of all tenants, and to look into
+        # theirs would tell by its time whether a text stands in one.
+        Index(
+            "knowledge_documents_lower_content_trgm_idx",
+            "tenant_id",
+            literal_column("lower(content)").label("lower_content"),
+            postgresql_using="gin",
+            postgresql_ops={"lower_content": "gin_trgm_ops"},
+        ),
         Index(
             "knowledge_documents_metadata_idx",
             "tenant_id",

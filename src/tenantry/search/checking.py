@@ -15,6 +15,8 @@ from tenantry.schema.types import EMBEDDING_DIMENSIONS, check_embedding
 from tenantry.tenancy.sessions import TenantSession
 
 __all__ = [
+    "MAX_K",
+    "checked_flag",
     "checked_k",
     "checked_languages",
     "checked_session",
@@ -56,6 +58,17 @@ def checked_k(k: object) -> int:
         found = k if isinstance(k, int) and abs(k) < _HUGE else f"a {type(k).__name__}"
         raise InvalidValueError(f"k is {found}; a whole number from 1 to {MAX_K:,} is required.")
     return k
+
+
+def checked_flag(value: object, name: str) -> bool:
+    """Return ``value`` if it is True or False.
+
+    Raises:
+        InvalidValueError: It is neither.
+    """
+    if not isinstance(value, bool):
+        raise InvalidValueError(f"{name} is a {type(value).__name__}; True or False is required.")
+    return value
 
 
 def checked_text(text: object) -> str:

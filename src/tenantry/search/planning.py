@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, NamedTuple
 from uuid import UUID
 from weakref import WeakKeyDictionary
 
-from tenantry.search.checking import checked_k, checked_session, checked_share
+from tenantry.search.checking import checked_flag, checked_k, checked_session, checked_share
 from tenantry.search.filters import Filter, filter_path
 from tenantry.tenancy.fetching import fetch
 from tenantry.tenancy.sessions import TenantSession
@@ -123,7 +123,10 @@ async def explain_vector_search(
     return await _plan(
         checked_session(tx),
         VectorSearch(
-            checked_k(k), filter_path(where), checked_share(recall, "recall", least=0.5), documents
+            checked_k(k),
+            filter_path(where),
+            checked_share(recall, "recall", least=0.5),
+            checked_flag(documents, "documents"),
         ),
     )
 

@@ -13,6 +13,11 @@ __all__ = ["MAX_CHARACTERS", "Query"]
 MAX_CHARACTERS: Final = 4_000
 """Of a question's text are looked at; four pages say all that a search can use."""
 
+MAX_DEMANDS: Final = 16
+"""Phrases that are demanded, and as many that are excluded: each is looked for in every chunk."""
+
+_MAX_PAIRS: Final = 128
+
 _IDEOGRAPHS: Final = "\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 """Chinese characters and kana: what the SQL function tenantry.lexemes takes apart as well."""
 
@@ -56,6 +61,7 @@ class Query:
 
         ``"two words"`` have to stand side by side, ``-word`` and ``-"two words"`` must not be
         there, ``"one" OR "other"`` is satisfied by either. Other words are better found than not.
+        The first 16 demands and the first 16 exclusions count.
         """
         text = _storable(text)[:MAX_CHARACTERS]
         words: list[str] = []
@@ -86,9 +92,9 @@ class Query:
         return cls(
             text=text.strip(),
             words=_RUN.sub(lambda run: f" {run[0]} " if len(run[0]) == 1 else " ", joined),
-            pairs=tuple(dict.fromkeys(pairs)),
-            required=tuple(required),
-            excluded=tuple(excluded),
+            pairs=tuple(dict.fromkeys(pairs))[:_MAX_PAIRS],
+            required=tuple(group[:MAX_DEMANDS] for group in required[:MAX_DEMANDS]),
+            excluded=tuple(excluded[:MAX_DEMANDS]),
         )
 
 

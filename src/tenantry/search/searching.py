@@ -8,6 +8,8 @@ from difflib import get_close_matches
 from typing import Any, Final
 
 from tenantry.search.checking import (
+    MAX_K,
+    checked_flag,
     checked_k,
     checked_languages,
     checked_session,
@@ -33,6 +35,10 @@ __all__ = ["hybrid_search", "keyword_search", "vector_search"]
 DEFAULT_VECTOR_WEIGHT: Final = 0.5
 POOL: Final = 50
 """Chunks that a hybrid search takes from either search, or twice k where that is more."""
+
+LONGEST_LETTERS: Final = 200
+"""Characters of a text that is looked for letter by letter; a longer one is a question, and no part
+of a word."""
 
 _SIMILAR_ENOUGH: Final = 0.75
 """Of `difflib`: two letters of six changed places, one of four differs."""
@@ -97,10 +103,17 @@ async def vector_search(
         InvalidValueError: An argument is out of its range, or ``embedding`` is no vector that
             cosine distance is defined for.
         TenantRequiredError: ``tx`` is not bound to a tenant.
+        SessionUseError: Another task is using ``tx``.
+        DatabaseUnavailableError: The connection was lost.
+        sqlalchemy.exc.DBAPIError: PostgreSQL refused, as after a timeout or in a transaction that
+            has failed.
     """
     vector = checked_vector(embedding)
     wanted = VectorSearch(
-        checked_k(k), filter_path(where), checked_share(recall, "recall", least=0.5), documents
+        checked_k(k),
+        filter_path(where),
+        checked_share(recall, "recall", least=0.5),
+        checked_flag(documents, "documents"),
     )
     least = (
         None
@@ -150,6 +163,10 @@ async def keyword_search(
     Raises:
         InvalidValueError: ``text`` is not a str, or an argument is out of its range.
         TenantRequiredError: ``tx`` is not bound to a tenant.
+        SessionUseError: Another task is using ``tx``.
+        DatabaseUnavailableError: The connection was lost.
+        sqlalchemy.exc.DBAPIError: PostgreSQL refused, as after a timeout or in a transaction that
+            has failed.
     """
     search = _KeywordSearch(
         checked_session(tx),
@@ -162,7 +179,7 @@ async def keyword_search(
     hits = await search.by_words()
     if len(hits) < k and search.query.is_plain and search.query.text:
         hits = await search.by_similar_words() or hits
-    if len(hits) < k and search.query.is_plain and search.query.text:
+    if len(hits) < k and search.query.is_plain and 0 < len(search.query.text) <= LONGEST_LETTERS:
         hits += await search.by_letters(hits)
     return hits
 
@@ -254,6 +271,10 @@ async def hybrid_search(
     Raises:
         InvalidValueError: An argument is out of its range or of another type.
         TenantRequiredError: ``tx`` is not bound to a tenant.
+        SessionUseError: Another task is using ``tx``.
+        DatabaseUnavailableError: The connection was lost.
+        sqlalchemy.exc.DBAPIError: PostgreSQL refused, as after a timeout or in a transaction that
+            has failed.
     """
     query = Query.parse(checked_text(text))
     vector = checked_vector(embedding)
@@ -268,7 +289,7 @@ async def hybrid_search(
         checked_languages(language),
         checked_k(k),
         filter_path(where),
-        max(POOL, 2 * k),
+        min(max(POOL, 2 * k), MAX_K),
         checked_share(vector_weight, "vector_weight"),
         checked_share(recall, "recall", least=0.5),
         highlight,

@@ -11,7 +11,6 @@ from sqlalchemy.exc import DBAPIError
 
 from tenantry.errors import DatabaseUnavailableError, SessionUseError
 from tenantry.tenancy.connecting import translate
-from tenantry.tenancy.driver import BoundConnection
 from tenantry.tenancy.sessions import TenantSession
 
 __all__ = ["fetch", "fetch_by_vector"]
@@ -25,9 +24,8 @@ async def fetch(tx: TenantSession, query: str, *args: Any) -> list[asyncpg.Recor
         DatabaseUnavailableError: The connection was lost.
         TenantryError: What PostgreSQL says about tenants and rights.
     """
-    driver = await tx.driver()
-    with _translated(driver, query):
-        return await driver.fetch(query, *args)
+    with _translated(tx, query):
+        return await (await tx.driver()).fetch(query, *args)
 
 
 async def fetch_by_vector(
@@ -38,19 +36,18 @@ async def fetch_by_vector(
     Raises:
         SessionUseError, DatabaseUnavailableError, TenantryError: as `fetch`.
     """
-    driver = await tx.driver()
-    with _translated(driver, query):
-        return await driver.fetch_by_vector(query, vector, *args)
+    with _translated(tx, query):
+        return await (await tx.driver()).fetch_by_vector(query, vector, *args)
 
 
 @contextmanager
-def _translated(driver: BoundConnection, query: str) -> Iterator[None]:
+def _translated(tx: TenantSession, query: str) -> Iterator[None]:
     try:
         yield
     except asyncpg.PostgresError as error:
         raise translate(error) or DBAPIError(query, None, error, hide_parameters=True) from error
     except (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
-        if isinstance(error, asyncpg.InterfaceError) and not driver.is_closed():
+        if isinstance(error, asyncpg.InterfaceError) and tx.is_connected:
             raise SessionUseError(
                 "The session is in use: its connection does one thing at a time. Give each task a "
                 "session of its own."

@@ -223,6 +223,12 @@ class TenantSession(AsyncSession):
             engine, expire_on_commit=False, tenant_id=self.tenant_id, read_only=read_only
         )
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether the connection of the transaction, if there is one, is open."""
+        driver = cast("_TenantSyncSession", self.sync_session).driver
+        return driver is None or not driver.is_closed()
+
     async def driver(self) -> BoundConnection:
         """Return the driver's connection of this session's transaction, begun if need be.
 

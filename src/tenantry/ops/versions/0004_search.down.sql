@@ -21,6 +21,7 @@ REVOKE ALL ON FUNCTION tenantry.current_tenant() FROM tenantry_auth;
 ALTER TABLE knowledge_chunks DROP COLUMN lexemes;
 ALTER TABLE knowledge_chunks
     DROP COLUMN language, ALTER COLUMN embedding SET STORAGE EXTERNAL, RESET (toast_tuple_target);
+DROP INDEX knowledge_documents_lower_content_trgm_idx;
 DROP INDEX knowledge_documents_metadata_idx;
 ALTER TABLE knowledge_documents
     DROP COLUMN language, ALTER COLUMN embedding SET STORAGE EXTERNAL, RESET (toast_tuple_target);

@@ -97,6 +97,7 @@ ALTER TABLE knowledge_documents
     SET (toast_tuple_target = 8160);
 COMMENT ON COLUMN knowledge_documents.language IS 'Whose word forms keyword search knows; its chunks have the same.';
 -- squawk-ignore require-concurrent-index-creation
+CREATE INDEX knowledge_documents_lower_content_trgm_idx ON knowledge_documents USING gin (tenant_id, lower(content) gin_trgm_ops);
 CREATE INDEX knowledge_documents_metadata_idx ON knowledge_documents USING gin (tenant_id, metadata jsonb_path_ops);
 
 ALTER TABLE knowledge_chunks
@@ -261,12 +262,16 @@ CREATE OR REPLACE FUNCTION tenantry.weigh_terms(
     SET jit = off
 AS $$
 BEGIN
-    WITH sample AS MATERIALIZED (
-        (SELECT c.language, c.lexemes FROM public.knowledge_chunks c
-          WHERE c.tenant_id = tenant ORDER BY c.id LIMIT 256)
+    WITH oldest AS MATERIALIZED (
+        SELECT c.id, c.language, c.lexemes FROM public.knowledge_chunks c
+         WHERE c.tenant_id = tenant ORDER BY c.id LIMIT 256
+    ), sample AS MATERIALIZED (
+        SELECT o.language, o.lexemes FROM oldest o
         UNION ALL
         (SELECT c.language, c.lexemes FROM public.knowledge_chunks c
-          WHERE c.tenant_id = tenant ORDER BY c.id DESC LIMIT 256)
+          WHERE c.tenant_id = tenant
+            AND c.id > (SELECT o.id FROM oldest o ORDER BY o.id DESC LIMIT 1)
+          ORDER BY c.id DESC LIMIT 256)
     ), heard AS (
         SELECT DISTINCT s.language FROM sample s WHERE spoken IS NULL
         UNION ALL
@@ -367,7 +372,8 @@ REVOKE ALL ON FUNCTION tenantry.excerpt(text, text, tsquery) FROM PUBLIC;
 -- The settings hold for this function alone. Its plans must not depend on estimates: where the
 -- rows are compared, no index can be used, since they are ordered by a sum; where an index is to be
 -- asked, nothing else orders without sorting. Where that index is absent or invalid, they are
--- sorted all the same, and it is as slow as comparing.
+-- sorted all the same, and it is as slow as comparing. EXECUTE plans anew: only of an array that it
+-- sees does the planner make a hash table.
 -- A setting of pgvector's is known only once pgvector is loaded, which the cast does.
 DO $$ BEGIN PERFORM '[1]'::public.vector; END $$;
 CREATE OR REPLACE FUNCTION tenantry.nearest_chunks(
@@ -407,12 +413,13 @@ BEGIN
         $query$, tenantry.search_part(tenant))
         INTO ids, distances USING tenant, question, k, wanted_documents;
     ELSIF chosen.plan = 'whole' THEN
-        SELECT array_agg(n.id), array_agg(n.distance) INTO ids, distances FROM (
-            SELECT c.id, c.embedding <=> question AS distance FROM knowledge_chunks c
-             WHERE c.tenant_id = tenant
-               AND (wanted_documents IS NULL OR c.document_id = ANY (wanted_documents))
-             ORDER BY c.embedding <=> question LIMIT k
-        ) n;
+        EXECUTE $query$
+            SELECT array_agg(n.id), array_agg(n.distance) FROM (
+                SELECT c.id, c.embedding <=> $2 AS distance FROM knowledge_chunks c
+                 WHERE c.tenant_id = $1 AND ($4 IS NULL OR c.document_id = ANY ($4))
+                 ORDER BY c.embedding <=> $2 LIMIT $3
+            ) n
+        $query$ INTO ids, distances USING tenant, question, k, wanted_documents;
     END IF;
     -- The scan of an index ends after hnsw.max_scan_tuples, found or not: then it is compared.
     IF cardinality(ids) >= k THEN
@@ -464,12 +471,13 @@ BEGIN
     chosen := tenantry.plan_vector_search(tenant, wanted_documents, k, recall, true);
     IF chosen.plan <> 'exact' THEN
         PERFORM set_config('hnsw.ef_search', chosen.ef_search::text, true);
-        SELECT array_agg(n.id), array_agg(n.distance) INTO ids, distances FROM (
-            SELECT d.id, d.embedding <=> question AS distance FROM knowledge_documents d
-             WHERE d.tenant_id = tenant
-               AND (wanted_documents IS NULL OR d.id = ANY (wanted_documents))
-             ORDER BY d.embedding <=> question LIMIT k
-        ) n;
+        EXECUTE $query$
+            SELECT array_agg(n.id), array_agg(n.distance) FROM (
+                SELECT d.id, d.embedding <=> $2 AS distance FROM knowledge_documents d
+                 WHERE d.tenant_id = $1 AND ($4 IS NULL OR d.id = ANY ($4))
+                 ORDER BY d.embedding <=> $2 LIMIT $3
+            ) n
+        $query$ INTO ids, distances USING tenant, question, k, wanted_documents;
         IF cardinality(ids) = k THEN
             RETURN QUERY SELECT * FROM unnest(ids, distances) n (id, distance) ORDER BY 2, 1;
             RETURN;
@@ -516,12 +524,16 @@ CREATE OR REPLACE FUNCTION tenantry.matching_chunks(
 AS $$
 DECLARE
     wanted tsquery := rare;
+    widest tsquery := everything;
     ids uuid[];
     scores double precision[];
 BEGIN
-    -- What is only excluded finds nothing by itself.
-    IF demanded IS NOT NULL AND (everything IS NOT NULL OR querytree(demanded) <> 'T') THEN
-        wanted := CASE WHEN querytree(demanded) = 'T' THEN wanted && demanded ELSE demanded END;
+    IF querytree(demanded) <> 'T' THEN
+        wanted := demanded;
+        widest := demanded;
+    ELSIF demanded IS NOT NULL THEN  -- it only excludes, and finds nothing by itself
+        wanted := wanted && demanded;
+        widest := widest && demanded;
     END IF;
     LOOP
         SELECT array_agg(best.id), array_agg(best.score) INTO ids, scores FROM (
@@ -535,9 +547,8 @@ BEGIN
                AND (wanted_documents IS NULL OR c.document_id = ANY (wanted_documents))
              ORDER BY score DESC, c.id LIMIT k
         ) best;
-        EXIT WHEN cardinality(ids) = k OR wanted IS NOT DISTINCT FROM everything
-            OR demanded IS NOT NULL OR everything IS NULL;
-        wanted := everything;
+        EXIT WHEN cardinality(ids) = k OR wanted IS NOT DISTINCT FROM widest;
+        wanted := widest;
     END LOOP;
     RETURN QUERY SELECT * FROM unnest(ids, scores);
 END
@@ -547,7 +558,7 @@ REVOKE ALL ON FUNCTION tenantry.matching_chunks(
     uuid, tsquery, tsquery, tsquery[], double precision[], tsquery, integer, uuid[]
 ) FROM PUBLIC;
 
--- The bound tenant's chunks nearest to a vector. For the application; see tenantry.vector_search.
+-- The bound tenant's chunks nearest to a vector. For the application; see tenantry.search.vector_search.
 --
 --   question   1,024 numbers
 --   filter     on the metadata of documents; NULL: none
@@ -598,7 +609,7 @@ GRANT EXECUTE ON FUNCTION
     tenantry.search_vectors(public.vector, integer, jsonpath, double precision)
     TO tenantry_app;
 
--- The bound tenant's documents nearest to a vector. For the application; see tenantry.vector_search.
+-- The bound tenant's documents nearest to a vector. For the application; see tenantry.search.vector_search.
 CREATE OR REPLACE FUNCTION tenantry.search_documents(
     question public.vector, k integer, filter jsonpath, recall double precision
 )
@@ -638,7 +649,7 @@ GRANT EXECUTE ON FUNCTION
     TO tenantry_app;
 
 -- The bound tenant's chunks that match a question's words. For the application; see
--- tenantry.keyword_search, which takes what a person has typed apart.
+-- tenantry.search.keyword_search, which takes what a person has typed apart.
 --
 --   words, pairs, spoken   as in tenantry.weigh_terms
 --   required, excluded     as in tenantry.demands
@@ -693,7 +704,7 @@ GRANT EXECUTE ON FUNCTION tenantry.search_keywords(
 ) TO tenantry_app;
 
 -- The bound tenant's chunks that suit a question best by its words and by its vector. For the
--- application; see tenantry.hybrid_search.
+-- application; see tenantry.search.hybrid_search.
 --
 --   pool            how many chunks are taken from either search
 --   vector_weight   the vector's share of the score, 0 to 1; the words have the rest
@@ -793,8 +804,8 @@ GRANT EXECUTE ON FUNCTION tenantry.search_hybrid(
 ) TO tenantry_app;
 
 -- For each of a question's words that the bound tenant's knowledge base does not have: words that it
--- has, with the same two first letters and about the same length, by their share of trigrams. For
--- the application; see tenantry.keyword_search, which chooses among them.
+-- has, with the same three first letters and about the same length, by their share of trigrams. For
+-- the application; see tenantry.search.keyword_search, which chooses among them.
 --
 -- Up to eight words are looked at, each in up to 500 chunks.
 CREATE OR REPLACE FUNCTION tenantry.similar_words(words text, spoken text[])
@@ -833,10 +844,10 @@ BEGIN
                 SELECT DISTINCT u.lexeme FROM (
                     SELECT c.lexemes FROM public.knowledge_chunks c
                      WHERE c.tenant_id = tenant
-                       AND c.lexemes @@ (array_to_tsvector(ARRAY[left(asked, 2)])::text || ':*')::tsquery
+                       AND c.lexemes @@ (array_to_tsvector(ARRAY[left(asked, 3)])::text || ':*')::tsquery
                      LIMIT 500
                 ) c, unnest(c.lexemes) u
-                 WHERE left(u.lexeme, 2) = left(asked, 2)
+                 WHERE left(u.lexeme, 3) = left(asked, 3)
                    AND char_length(u.lexeme) BETWEEN char_length(asked) - 2 AND char_length(asked) + 2
             ) v
              ORDER BY similarity(v.lexeme, asked) DESC, v.lexeme LIMIT 50
@@ -851,8 +862,11 @@ GRANT EXECUTE ON FUNCTION tenantry.similar_words(text, text[]) TO tenantry_app;
 
 -- The bound tenant's chunks that contain a text as it is, in whatever case: parts of words, numbers
 -- of parts, languages whose words PostgreSQL does not know. For the application; see
--- tenantry.keyword_search. Documents are found by their trigrams, chunks within them by looking, so
+-- tenantry.search.keyword_search. Documents are found by their trigrams, chunks within them by looking, so
 -- a chunk is found if its document has the text as well.
+--
+-- Of the two indexes on trigrams only the one that leads with the tenant is on lower(content): the
+-- other would have the documents of others looked into, which takes a time that shows.
 --
 -- The score compares with what stands around the first place only: word_similarity takes the square
 -- of the number of places, 25 seconds for a text that repeats a word 14,000 times.
@@ -867,7 +881,7 @@ CREATE OR REPLACE FUNCTION tenantry.search_substrings(wanted text, k integer, fi
 AS $$
 DECLARE
     tenant uuid := tenantry.current_tenant();
-    pattern text := '%' || replace(replace(replace(wanted, '\', '\\'), '%', '\%'), '_', '\_') || '%';
+    pattern text := '%' || replace(replace(replace(lower(wanted), '\', '\\'), '%', '\%'), '_', '\_') || '%';
     wanted_documents uuid[];
 BEGIN
     IF tenant IS NULL OR wanted = '' THEN
@@ -880,9 +894,10 @@ BEGIN
         SELECT c.id, c.document_id, c.content
           FROM public.knowledge_documents d
           JOIN public.knowledge_chunks c ON c.tenant_id = tenant AND c.document_id = d.id
-         WHERE d.tenant_id = tenant AND d.content ILIKE pattern AND c.content ILIKE pattern
+         WHERE d.tenant_id = tenant AND lower(d.content) LIKE pattern
+           AND lower(c.content) LIKE pattern
            AND (wanted_documents IS NULL OR d.id = ANY (wanted_documents))
-         LIMIT k
+         LIMIT greatest(k, 100)
       ) c
       JOIN public.knowledge_documents d ON d.tenant_id = tenant AND d.id = c.document_id
      CROSS JOIN LATERAL (
@@ -891,7 +906,7 @@ BEGIN
                    substr(c.content, greatest(1, strpos(lower(c.content), lower(wanted)) - 64), 384)
                )::double precision AS nearness
      ) n
-     ORDER BY 5 DESC, 1;
+     ORDER BY 5 DESC, 1 LIMIT k;
 END
 $$;
 
@@ -899,7 +914,7 @@ REVOKE ALL ON FUNCTION tenantry.search_substrings(text, integer, jsonpath) FROM 
 GRANT EXECUTE ON FUNCTION tenantry.search_substrings(text, integer, jsonpath) TO tenantry_app;
 
 -- How tenantry.search_vectors or search_documents would go about it for the bound tenant, and from
--- what it follows. For the application; see tenantry.search.explain.
+-- what it follows. For the application; see tenantry.search.explain_vector_search.
 CREATE OR REPLACE FUNCTION tenantry.explain_vector_search(
     k integer, filter jsonpath, recall double precision, of_documents boolean
 )

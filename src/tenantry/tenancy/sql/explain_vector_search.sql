@@ -1,5 +1,5 @@
 -- How tenantry.search_vectors or search_documents would go about it for the bound tenant, and from
--- what it follows. For the application; see tenantry.search.explain.
+-- what it follows. For the application; see tenantry.search.explain_vector_search.
 CREATE OR REPLACE FUNCTION tenantry.explain_vector_search(
     k integer, filter jsonpath, recall double precision, of_documents boolean
 )

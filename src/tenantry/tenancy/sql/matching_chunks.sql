@@ -19,12 +19,16 @@ CREATE OR REPLACE FUNCTION tenantry.matching_chunks(
 AS $$
 DECLARE
     wanted tsquery := rare;
+    widest tsquery := everything;
     ids uuid[];
     scores double precision[];
 BEGIN
-    -- What is only excluded finds nothing by itself.
-    IF demanded IS NOT NULL AND (everything IS NOT NULL OR querytree(demanded) <> 'T') THEN
-        wanted := CASE WHEN querytree(demanded) = 'T' THEN wanted && demanded ELSE demanded END;
+    IF querytree(demanded) <> 'T' THEN
+        wanted := demanded;
+        widest := demanded;
+    ELSIF demanded IS NOT NULL THEN  -- it only excludes, and finds nothing by itself
+        wanted := wanted && demanded;
+        widest := widest && demanded;
     END IF;
     LOOP
         SELECT array_agg(best.id), array_agg(best.score) INTO ids, scores FROM (
@@ -38,9 +42,8 @@ BEGIN
                AND (wanted_documents IS NULL OR c.document_id = ANY (wanted_documents))
              ORDER BY score DESC, c.id LIMIT k
         ) best;
-        EXIT WHEN cardinality(ids) = k OR wanted IS NOT DISTINCT FROM everything
-            OR demanded IS NOT NULL OR everything IS NULL;
-        wanted := everything;
+        EXIT WHEN cardinality(ids) = k OR wanted IS NOT DISTINCT FROM widest;
+        wanted := widest;
     END LOOP;
     RETURN QUERY SELECT * FROM unnest(ids, scores);
 END

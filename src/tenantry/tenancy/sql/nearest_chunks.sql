@@ -7,7 +7,8 @@
 -- The settings hold for this function alone. Its plans must not depend on estimates: where the
 -- rows are compared, no index can be used, since they are ordered by a sum; where an index is to be
 -- asked, nothing else orders without sorting. Where that index is absent or invalid, they are
--- sorted all the same, and it is as slow as comparing.
+-- sorted all the same, and it is as slow as comparing. EXECUTE plans anew: only of an array that it
+-- sees does the planner make a hash table.
 -- A setting of pgvector's is known only once pgvector is loaded, which the cast does.
 DO $$ BEGIN PERFORM '[1]'::public.vector; END $$;
 CREATE OR REPLACE FUNCTION tenantry.nearest_chunks(
@@ -47,12 +48,13 @@ BEGIN
         $query$, tenantry.search_part(tenant))
         INTO ids, distances USING tenant, question, k, wanted_documents;
     ELSIF chosen.plan = 'whole' THEN
-        SELECT array_agg(n.id), array_agg(n.distance) INTO ids, distances FROM (
-            SELECT c.id, c.embedding <=> question AS distance FROM knowledge_chunks c
-             WHERE c.tenant_id = tenant
-               AND (wanted_documents IS NULL OR c.document_id = ANY (wanted_documents))
-             ORDER BY c.embedding <=> question LIMIT k
-        ) n;
+        EXECUTE $query$
+            SELECT array_agg(n.id), array_agg(n.distance) FROM (
+                SELECT c.id, c.embedding <=> $2 AS distance FROM knowledge_chunks c
+                 WHERE c.tenant_id = $1 AND ($4 IS NULL OR c.document_id = ANY ($4))
+                 ORDER BY c.embedding <=> $2 LIMIT $3
+            ) n
+        $query$ INTO ids, distances USING tenant, question, k, wanted_documents;
     END IF;
     -- The scan of an index ends after hnsw.max_scan_tuples, found or not: then it is compared.
     IF cardinality(ids) >= k THEN

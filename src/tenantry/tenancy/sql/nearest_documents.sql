@@ -22,12 +22,13 @@ BEGIN
     chosen := tenantry.plan_vector_search(tenant, wanted_documents, k, recall, true);
     IF chosen.plan <> 'exact' THEN
         PERFORM set_config('hnsw.ef_search', chosen.ef_search::text, true);
-        SELECT array_agg(n.id), array_agg(n.distance) INTO ids, distances FROM (
-            SELECT d.id, d.embedding <=> question AS distance FROM knowledge_documents d
-             WHERE d.tenant_id = tenant
-               AND (wanted_documents IS NULL OR d.id = ANY (wanted_documents))
-             ORDER BY d.embedding <=> question LIMIT k
-        ) n;
+        EXECUTE $query$
+            SELECT array_agg(n.id), array_agg(n.distance) FROM (
+                SELECT d.id, d.embedding <=> $2 AS distance FROM knowledge_documents d
+                 WHERE d.tenant_id = $1 AND ($4 IS NULL OR d.id = ANY ($4))
+                 ORDER BY d.embedding <=> $2 LIMIT $3
+            ) n
+        $query$ INTO ids, distances USING tenant, question, k, wanted_documents;
         IF cardinality(ids) = k THEN
             RETURN QUERY SELECT * FROM unnest(ids, distances) n (id, distance) ORDER BY 2, 1;
             RETURN;

@@ -1,4 +1,4 @@
--- The bound tenant's documents nearest to a vector. For the application; see tenantry.vector_search.
+-- The bound tenant's documents nearest to a vector. For the application; see tenantry.search.vector_search.
 CREATE OR REPLACE FUNCTION tenantry.search_documents(
     question public.vector, k integer, filter jsonpath, recall double precision
 )

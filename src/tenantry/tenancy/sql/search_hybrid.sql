@@ -1,5 +1,5 @@
 -- The bound tenant's chunks that suit a question best by its words and by its vector. For the
--- application; see tenantry.hybrid_search.
+-- application; see tenantry.search.hybrid_search.
 --
 --   pool            how many chunks are taken from either search
 --   vector_weight   the vector's share of the score, 0 to 1; the words have the rest

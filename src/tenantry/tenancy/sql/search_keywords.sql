@@ -1,5 +1,5 @@
 -- The bound tenant's chunks that match a question's words. For the application; see
--- tenantry.keyword_search, which takes what a person has typed apart.
+-- tenantry.search.keyword_search, which takes what a person has typed apart.
 --
 --   words, pairs, spoken   as in tenantry.weigh_terms
 --   required, excluded     as in tenantry.demands

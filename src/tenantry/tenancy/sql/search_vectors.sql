@@ -1,4 +1,4 @@
--- The bound tenant's chunks nearest to a vector. For the application; see tenantry.vector_search.
+-- The bound tenant's chunks nearest to a vector. For the application; see tenantry.search.vector_search.
 --
 --   question   1,024 numbers
 --   filter     on the metadata of documents; NULL: none

@@ -1,6 +1,6 @@
 -- For each of a question's words that the bound tenant's knowledge base does not have: words that it
--- has, with the same two first letters and about the same length, by their share of trigrams. For
--- the application; see tenantry.keyword_search, which chooses among them.
+-- has, with the same three first letters and about the same length, by their share of trigrams. For
+-- the application; see tenantry.search.keyword_search, which chooses among them.
 --
 -- Up to eight words are looked at, each in up to 500 chunks.
 CREATE OR REPLACE FUNCTION tenantry.similar_words(words text, spoken text[])
@@ -39,10 +39,10 @@ BEGIN
                 SELECT DISTINCT u.lexeme FROM (
                     SELECT c.lexemes FROM public.knowledge_chunks c
                      WHERE c.tenant_id = tenant
-                       AND c.lexemes @@ (array_to_tsvector(ARRAY[left(asked, 2)])::text || ':*')::tsquery
+                       AND c.lexemes @@ (array_to_tsvector(ARRAY[left(asked, 3)])::text || ':*')::tsquery
                      LIMIT 500
                 ) c, unnest(c.lexemes) u
-                 WHERE left(u.lexeme, 2) = left(asked, 2)
+                 WHERE left(u.lexeme, 3) = left(asked, 3)
                    AND char_length(u.lexeme) BETWEEN char_length(asked) - 2 AND char_length(asked) + 2
             ) v
              ORDER BY similarity(v.lexeme, asked) DESC, v.lexeme LIMIT 50

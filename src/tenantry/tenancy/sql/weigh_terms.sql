@@ -24,12 +24,16 @@ CREATE OR REPLACE FUNCTION tenantry.weigh_terms(
     SET jit = off
 AS $$
 BEGIN
-    WITH sample AS MATERIALIZED (
-        (SELECT c.language, c.lexemes FROM public.knowledge_chunks c
-          WHERE c.tenant_id = tenant ORDER BY c.id LIMIT 256)
+    WITH oldest AS MATERIALIZED (
+        SELECT c.id, c.language, c.lexemes FROM public.knowledge_chunks c
+         WHERE c.tenant_id = tenant ORDER BY c.id LIMIT 256
+    ), sample AS MATERIALIZED (
+        SELECT o.language, o.lexemes FROM oldest o
         UNION ALL
         (SELECT c.language, c.lexemes FROM public.knowledge_chunks c
-          WHERE c.tenant_id = tenant ORDER BY c.id DESC LIMIT 256)
+          WHERE c.tenant_id = tenant
+            AND c.id > (SELECT o.id FROM oldest o ORDER BY o.id DESC LIMIT 1)
+          ORDER BY c.id DESC LIMIT 256)
     ), heard AS (
         SELECT DISTINCT s.language FROM sample s WHERE spoken IS NULL
         UNION ALL
