@@ -98,6 +98,7 @@ ALTER TABLE knowledge_documents
 COMMENT ON COLUMN knowledge_documents.language IS 'Whose word forms keyword search knows; its chunks have the same.';
 -- squawk-ignore require-concurrent-index-creation
 CREATE INDEX knowledge_documents_lower_content_trgm_idx ON knowledge_documents USING gin (tenant_id, lower(content) gin_trgm_ops);
+-- squawk-ignore require-concurrent-index-creation
 CREATE INDEX knowledge_documents_metadata_idx ON knowledge_documents USING gin (tenant_id, metadata jsonb_path_ops);
 
 ALTER TABLE knowledge_chunks
