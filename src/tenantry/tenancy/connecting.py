@@ -98,7 +98,18 @@ async def connect(
     if role:
         await _require_role(connection, role, place)
     if not pooled and (driver := bound(connection)) is not None:
-        await driver.exchange_vectors_in_binary()
+        try:
+            await driver.exchange_vectors_in_binary()
+        except BaseException as error:
+            driver.terminate()
+            if isinstance(error, asyncpg.PostgresError):
+                raise _refused(error, place) from error
+            if isinstance(error, asyncpg.InterfaceError | asyncpg.InternalClientError | OSError):
+                raise DatabaseUnavailableError(
+                    f"PostgreSQL at {place} ended the connection as it was opened "
+                    f"({type(error).__name__}). Is it starting or stopping?"
+                ) from error
+            raise
     return connection
 
 
