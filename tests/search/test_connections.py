@@ -234,7 +234,7 @@ async def test_bulk_copies_beside_the_orm(exchange: str, library: Library) -> No
             assert first(stored) == 0.4 + n / 10
 
 
-@pytest.mark.parametrize("state", ["begun"])
+@pytest.mark.parametrize("state", ["unconnected", "new", "begun"])
 @pytest.mark.parametrize("numbers", [[0, 0], [0, 3], [4, 2], [0, 1, 2, 3, 4]])
 async def test_searches_of_one_session_at_once(
     library: Library, numbers: list[int], state: str

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 import asyncpg
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, InvalidRequestError
 
 from tenantry.errors import DatabaseUnavailableError, SessionUseError
 from tenantry.tenancy.connecting import translate
 from tenantry.tenancy.sessions import TenantSession
 
 __all__ = ["fetch", "fetch_by_vector"]
+
+_IN_USE: Final = (
+    "The session is in use: its connection does one thing at a time. Give each task a session of "
+    "its own."
+)
+_PROVISIONING: Final = "isce"
+"""SQLAlchemy's code for a session that another task has begun to use."""
 
 
 async def fetch(tx: TenantSession, query: str, *args: Any) -> list[asyncpg.Record]:
@@ -46,12 +53,16 @@ def _translated(tx: TenantSession, query: str) -> Iterator[None]:
         yield
     except asyncpg.PostgresError as error:
         raise translate(error) or DBAPIError(query, None, error, hide_parameters=True) from error
+    except (DBAPIError, InvalidRequestError) as error:
+        # Another task is about to begin the transaction, or to take a connection for it.
+        cause = error.orig.__cause__ if isinstance(error, DBAPIError) and error.orig else None
+        is_taken = isinstance(cause, asyncpg.InterfaceError) and tx.is_connected
+        if error.code == _PROVISIONING or is_taken:
+            raise SessionUseError(_IN_USE) from error
+        raise
     except (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
         if isinstance(error, asyncpg.InterfaceError) and tx.is_connected:
-            raise SessionUseError(
-                "The session is in use: its connection does one thing at a time. Give each task a "
-                "session of its own."
-            ) from error
+            raise SessionUseError(_IN_USE) from error
         raise DatabaseUnavailableError(
             f"The connection to PostgreSQL was lost ({type(error).__name__}). Nothing uncommitted "
             "was kept."
