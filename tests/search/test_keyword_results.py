@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator
 from html.parser import HTMLParser
 
@@ -80,6 +81,92 @@ async def test_language_of_the_text(library: Library) -> None:
         assert contents(await keyword_search(tx, "Haus")) == ["die Häuser stehen"]
         # English words have other forms: nothing but its letters is left to find.
         assert await keyword_search(tx, "stehend", language="simple") == []
+
+
+# In a knowledge base that is large enough to have common words
+
+
+MANY = """
+    INSERT INTO knowledge_chunks (tenant_id, id, document_id, position, content)
+    SELECT $1, gen_random_uuid(), $2, n, 'company number' || n
+           || CASE WHEN n <= 2 THEN ' refund' ELSE '' END
+           || CASE WHEN n % 3 = 0 THEN ' spam' ELSE '' END
+      FROM generate_series(1, $3::integer) n
+"""
+
+
+async def of_chunks(library: Library, number: int) -> str:
+    """A tenant of so many chunks, all about the company, two about refunds, a third with spam."""
+    name = f"of-{number}"
+    if name not in library.tenants:
+        document = await library.add(name)
+        await library.admin.execute(MANY, library.tenants[name], document, number)
+    return name
+
+
+@pytest.mark.parametrize("text", ["company refund", "company", "spam company unheardof"])
+@pytest.mark.parametrize("exclusion", ["-spam", '-"company number2"', "-unheardof -spam", "-the"])
+async def test_exclusions_cost_no_hits(library: Library, text: str, exclusion: str) -> None:
+    """There are as many hits as without the exclusion, in their order, less those that have it."""
+    tenant = await of_chunks(library, 600)
+
+    def stays(hit: Hit) -> bool:
+        return not ("spam" in exclusion and "spam" in hit.content) and not (
+            "number2" in exclusion and hit.content == "company number2 refund"
+        )
+
+    async with library.db.tenant(library.tenants[tenant]) as tx:
+        everything = await keyword_search(tx, text, k=1000, highlight=False)
+        assert len(everything) == 600
+        for k in (1, 10, 300, 1000):
+            hits = await keyword_search(tx, f"{text} {exclusion}", k=k, highlight=False)
+            assert hits == [hit for hit in everything if stays(hit)][:k]
+
+
+WEIGHED = """
+    SELECT everything::text, rare::text, weights, terms::text[] AS terms
+      FROM tenantry.weigh_terms($1, 'company refund', '{}', NULL)
+"""
+
+
+@pytest.mark.parametrize("number", [2, 3, 255, 256, 257, 300, 511])
+async def test_each_chunk_counts_once(library: Library, number: int) -> None:
+    """Weights are those of the formula over all of the tenant's chunks, however few they are; and
+    so few are no large knowledge base, whose common words are looked for last."""
+    tenant = library.tenants[await of_chunks(library, number)]
+    row = await library.admin.fetchrow(WEIGHED, tenant)
+    assert row is not None
+    assert row["everything"] == row["rare"]
+    weights = dict(zip(row["terms"], row["weights"], strict=True))
+    for term, having in (("'compani'", number), ("'refund'", 2)):
+        assert weights[term] == pytest.approx(
+            math.log(1 + (number - having + 0.5) / (having + 0.5))
+        )
+
+
+@pytest.mark.parametrize("number", [512, 600])
+async def test_the_oldest_and_the_newest_count(library: Library, number: int) -> None:
+    """From 512 chunks on, 256 of either end are the sample; a common word is looked for last."""
+    tenant = library.tenants[await of_chunks(library, number)]
+    row = await library.admin.fetchrow(WEIGHED, tenant)
+    assert row is not None
+    assert row["rare"] == "'refund'"
+    assert min(row["weights"]) == pytest.approx(math.log(1 + 0.5 / 512.5))
+
+
+@pytest.mark.parametrize("k", [1, 3, 10])
+async def test_the_best_of_what_contains_the_letters(library: Library, k: int) -> None:
+    """Of many chunks with the text in them, the nearest to it come, and not any k."""
+    best = ("a marmala", "marmala", "marmala jar")
+    if "letters" not in library.tenants:
+        await library.add("letters", *(f"xxmarmalazz{n}" for n in range(60)), *best)
+    hits = await found(library, "armala", tenant="letters", k=k)
+    assert len(hits) == k
+    if k == 1:
+        assert hits[0].content in best
+        return
+    assert {hit.content for hit in hits[:3]} == set(best)
+    assert all(hit.score < hits[0].score for hit in hits[3:])
 
 
 # Highlights
