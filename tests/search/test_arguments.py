@@ -33,6 +33,7 @@ OF_K: list[Any] = [0, -1, 1001, 10**12, 10**5000, True, 1.0, "10", None, NAN]
 OF_RECALL: list[Any] = [0, 0.49, 1.01, -1, NAN, INF, 10**400, "0.9", None, True]
 OF_SIMILARITY: list[Any] = [-1.01, 1.01, NAN, INF, 10**400, "0", False]
 OF_WEIGHT: list[Any] = [-0.01, 1.01, NAN, -INF, "1", None, True]
+OF_DOCUMENTS: list[Any] = [[], ["d"], "yes", "", 0, 1, 1.0, None, {}, NAN]
 OF_LANGUAGE: list[Any] = [
     "",
     "English",
@@ -100,6 +101,19 @@ async def test_min_similarity(library: Library, least: Any) -> None:
     async with library.db.tenant(library.tenants["a"]) as tx:
         with pytest.raises(InvalidValueError, match="^min_similarity is"):
             await vector_search(tx, QUESTION, min_similarity=least)
+
+
+@cases(OF_DOCUMENTS, "documents")
+async def test_documents(library: Library, documents: Any) -> None:
+    """Whether documents are searched is True or False, and nothing that only looks like it."""
+    async with library.db.tenant(library.tenants["a"]) as tx:
+        for search in (
+            vector_search(tx, QUESTION, documents=documents),
+            vector_search(tx, QUESTION, where={"a": 1}, documents=documents),
+            explain_vector_search(tx, documents=documents),
+        ):
+            with pytest.raises(InvalidValueError, match=r"^documents is a .*; True or False is"):
+                await search
 
 
 @cases(OF_WEIGHT, "weight")
