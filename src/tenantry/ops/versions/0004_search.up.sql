@@ -637,7 +637,11 @@ BEGIN
       FROM tenantry.nearest_documents(
                tenant, question, k, tenantry.filtered_documents(tenant, filter), recall
            ) WITH ORDINALITY n (document_id, distance, number)
-      JOIN public.knowledge_documents d ON d.tenant_id = tenant AND d.id = n.document_id
+     -- Each row by its key, as in search_vectors.
+     CROSS JOIN LATERAL (
+        SELECT f.id, f.title, f.content FROM public.knowledge_documents f
+         WHERE f.tenant_id = tenant AND f.id = n.document_id OFFSET 0
+     ) d
      ORDER BY n.number;
 END
 $$;
@@ -691,8 +695,15 @@ BEGIN
                tenant, t.everything, t.rare, t.terms, t.weights, demanded, k,
                tenantry.filtered_documents(tenant, filter)
            ) WITH ORDINALITY n (chunk_id, score, number)
-      JOIN public.knowledge_chunks c ON c.tenant_id = tenant AND c.id = n.chunk_id
-      JOIN public.knowledge_documents d ON d.tenant_id = tenant AND d.id = c.document_id
+     -- Each row by its key, as in search_vectors.
+     CROSS JOIN LATERAL (
+        SELECT f.id, f.document_id, f.content, f.language FROM public.knowledge_chunks f
+         WHERE f.tenant_id = tenant AND f.id = n.chunk_id OFFSET 0
+     ) c
+     CROSS JOIN LATERAL (
+        SELECT f.title FROM public.knowledge_documents f
+         WHERE f.tenant_id = tenant AND f.id = c.document_id OFFSET 0
+     ) d
      ORDER BY n.number;
 END
 $$;
@@ -768,7 +779,10 @@ BEGIN
     ), scored AS (
         SELECT c.id, 1 - (c.embedding <=> question) AS similarity, coalesce(r.score, 0) AS keywords
           FROM found f
-          JOIN public.knowledge_chunks c ON c.tenant_id = tenant AND c.id = f.chunk_id
+         CROSS JOIN LATERAL (  -- each row by its key, as in search_vectors
+            SELECT g.id, g.embedding, g.lexemes FROM public.knowledge_chunks g
+             WHERE g.tenant_id = tenant AND g.id = f.chunk_id OFFSET 0
+         ) c
          CROSS JOIN LATERAL (
             SELECT sum(each.weight * ts_rank(c.lexemes, each.term, 16)) AS score
               FROM unnest(t.terms, t.weights) each (term, weight)
@@ -789,8 +803,14 @@ BEGIN
                tenantry.excerpt(c.language, c.content, coalesce(t.everything || demanded, t.everything, demanded))
            END
       FROM best b
-      JOIN public.knowledge_chunks c ON c.tenant_id = tenant AND c.id = b.id
-      JOIN public.knowledge_documents d ON d.tenant_id = tenant AND d.id = c.document_id
+     CROSS JOIN LATERAL (
+        SELECT f.id, f.document_id, f.content, f.language FROM public.knowledge_chunks f
+         WHERE f.tenant_id = tenant AND f.id = b.id OFFSET 0
+     ) c
+     CROSS JOIN LATERAL (
+        SELECT f.title FROM public.knowledge_documents f
+         WHERE f.tenant_id = tenant AND f.id = c.document_id OFFSET 0
+     ) d
      ORDER BY b.score DESC, b.id;
 END
 $$;

@@ -25,7 +25,11 @@ BEGIN
       FROM tenantry.nearest_documents(
                tenant, question, k, tenantry.filtered_documents(tenant, filter), recall
            ) WITH ORDINALITY n (document_id, distance, number)
-      JOIN public.knowledge_documents d ON d.tenant_id = tenant AND d.id = n.document_id
+     -- Each row by its key, as in search_vectors.
+     CROSS JOIN LATERAL (
+        SELECT f.id, f.title, f.content FROM public.knowledge_documents f
+         WHERE f.tenant_id = tenant AND f.id = n.document_id OFFSET 0
+     ) d
      ORDER BY n.number;
 END
 $$;

@@ -62,7 +62,10 @@ BEGIN
     ), scored AS (
         SELECT c.id, 1 - (c.embedding <=> question) AS similarity, coalesce(r.score, 0) AS keywords
           FROM found f
-          JOIN public.knowledge_chunks c ON c.tenant_id = tenant AND c.id = f.chunk_id
+         CROSS JOIN LATERAL (  -- each row by its key, as in search_vectors
+            SELECT g.id, g.embedding, g.lexemes FROM public.knowledge_chunks g
+             WHERE g.tenant_id = tenant AND g.id = f.chunk_id OFFSET 0
+         ) c
          CROSS JOIN LATERAL (
             SELECT sum(each.weight * ts_rank(c.lexemes, each.term, 16)) AS score
               FROM unnest(t.terms, t.weights) each (term, weight)
@@ -83,8 +86,14 @@ BEGIN
                tenantry.excerpt(c.language, c.content, coalesce(t.everything || demanded, t.everything, demanded))
            END
       FROM best b
-      JOIN public.knowledge_chunks c ON c.tenant_id = tenant AND c.id = b.id
-      JOIN public.knowledge_documents d ON d.tenant_id = tenant AND d.id = c.document_id
+     CROSS JOIN LATERAL (
+        SELECT f.id, f.document_id, f.content, f.language FROM public.knowledge_chunks f
+         WHERE f.tenant_id = tenant AND f.id = b.id OFFSET 0
+     ) c
+     CROSS JOIN LATERAL (
+        SELECT f.title FROM public.knowledge_documents f
+         WHERE f.tenant_id = tenant AND f.id = c.document_id OFFSET 0
+     ) d
      ORDER BY b.score DESC, b.id;
 END
 $$;

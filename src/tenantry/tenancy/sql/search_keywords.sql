@@ -40,8 +40,15 @@ BEGIN
                tenant, t.everything, t.rare, t.terms, t.weights, demanded, k,
                tenantry.filtered_documents(tenant, filter)
            ) WITH ORDINALITY n (chunk_id, score, number)
-      JOIN public.knowledge_chunks c ON c.tenant_id = tenant AND c.id = n.chunk_id
-      JOIN public.knowledge_documents d ON d.tenant_id = tenant AND d.id = c.document_id
+     -- Each row by its key, as in search_vectors.
+     CROSS JOIN LATERAL (
+        SELECT f.id, f.document_id, f.content, f.language FROM public.knowledge_chunks f
+         WHERE f.tenant_id = tenant AND f.id = n.chunk_id OFFSET 0
+     ) c
+     CROSS JOIN LATERAL (
+        SELECT f.title FROM public.knowledge_documents f
+         WHERE f.tenant_id = tenant AND f.id = c.document_id OFFSET 0
+     ) d
      ORDER BY n.number;
 END
 $$;
