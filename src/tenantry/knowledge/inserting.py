@@ -238,10 +238,10 @@ async def _prepared_now(
 
 
 async def _prepare(raw: asyncpg.Connection, schema: str, names: tuple[str, str]) -> Inserts:
-    """Prepare the statements so that they take vectors in binary, and they alone.
+    """Prepare the statements so that they take vectors in binary.
 
-    The driver chooses the encoders of a statement when it prepares it. The ORM, which sends
-    vectors as text, does not notice.
+    Our connections do so anyway, but behind a pooler. There the encoder is set for these statements
+    alone: the driver chooses it when it prepares one, and the ORM sends vectors as text.
     """
     driver = bound(raw)
     is_set = driver is not None and driver.binary_vectors
