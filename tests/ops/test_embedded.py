@@ -7,6 +7,7 @@ import contextlib
 import errno
 import importlib.util
 import os
+import pwd
 import shutil
 import signal
 import stat
@@ -17,6 +18,7 @@ import textwrap
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 import asyncpg
 import psutil
@@ -669,6 +671,38 @@ def test_root_with_closed_programs(
     embedded.stop(stopped)
     embedded.start(stopped, settings=FAST)
     assert copy.stat().st_ctime_ns == made
+
+
+@as_root
+def test_root_makes_one_account_however_many_start(place: Path) -> None:
+    """Four that start at once on a new machine run as the same account, and it stays."""
+    name = f"tenantry-{uuid4().hex[:8]}"
+    script = f"""
+        from pathlib import Path
+        from tenantry.ops.embedded import pginstall
+        pginstall.SYSTEM_USER = {name!r}
+        pginstall.SYSTEM_DIR = Path({str(place / "system")!r})
+        print("ready", flush=True)
+        input()
+        print(pginstall.server_account().uid)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    try:
+        starters = [
+            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            for _ in range(4)
+        ]
+        for starter in starters:
+            assert starter.stdout is not None
+            assert starter.stdout.readline() == "ready\n"
+        for starter in starters:
+            assert starter.stdin is not None
+            starter.stdin.write("\n")
+            starter.stdin.flush()
+        uids = {int(starter.communicate(timeout=60)[0]) for starter in starters}
+        assert uids == {pwd.getpwnam(name).pw_uid}
+    finally:
+        subprocess.run(["userdel", name], check=True, capture_output=True)
 
 
 @as_root

