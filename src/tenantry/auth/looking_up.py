@@ -60,6 +60,11 @@ class Question:
     many: str
     again: str | None = None
 
+    @property
+    def statements(self) -> list[str]:
+        """All of them."""
+        return [each for each in (self.one, self.many, self.again) if each is not None]
+
 
 class _Held:
     """One connection and what is prepared on it; opened when it is first needed."""
@@ -225,6 +230,8 @@ class SharedLookUp:
         if held.connection is None:
             held.connection = await self._connect()
             self._refuse_when_closed()  # meanwhile: whoever fails drops the connection
+            if not self._pooled:
+                await self._prepare(held, held.connection)
         if self._pooled:
             # BEGIN and COMMIT have no timeout of their own. There is no ROLLBACK, for which a
             # server that hangs would let us wait: whoever fails drops the connection.
@@ -233,11 +240,13 @@ class SharedLookUp:
                 rows: list[Row] = await held.connection.fetch(statement, *values)
                 await held.connection.execute("COMMIT")
                 return rows
-        prepared = held.prepared.get(statement)
-        if prepared is None:
-            prepared = await held.connection.prepare(statement, timeout=self._timeout)
-            held.prepared[statement] = prepared
-        return await prepared.fetch(*values, timeout=self._timeout)
+        return await held.prepared[statement].fetch(*values, timeout=self._timeout)
+
+    async def _prepare(self, held: _Held, connection: asyncpg.Connection) -> None:
+        # All at once, so that every look-up after the first on a connection is one round trip,
+        # whichever statement it needs.
+        for statement in self._question.statements:
+            held.prepared[statement] = await connection.prepare(statement, timeout=self._timeout)
 
 
 def _refuse(waiters: Iterable[Waiter], error: TenantryError) -> None:
