@@ -112,7 +112,6 @@ async def test_interrupted_rebuild_is_mended(
 
 
 async def _mend_impatiently(urls: Urls) -> None:
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(knowledge_indexes, "_LOCK_TIMEOUT_MS", 50)
         await mend_indexes(urls.admin)
