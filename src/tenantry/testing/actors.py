@@ -104,11 +104,14 @@ class Actor:
         found = dict.fromkeys(self._sent, "a text that the tenant has sent")
         for (table, column), values in self._made.items():
             found |= {text: f"{table}.{column}" for text in texts_of(values)}
-        for (table, _), row in self.snapshot.items():
-            for name, value in row.items():
-                label = "tenants.id" if name == "tenant_id" else f"{table}.{name}"
-                found |= {text: label for text in texts_of(value)}
-        return found
+        columns = [
+            (f"{table}.{name}", value)
+            for (table, _), row in self.snapshot.items()
+            for name, value in row.items()
+        ]
+        # An id is called by its own table, and not by those that refer to it.
+        columns.sort(key=lambda each: each[0].endswith(".id"))
+        return found | {text: label for label, value in columns for text in texts_of(value)}
 
     async def stay_signed_in(self) -> None:
         """Sign in anew where the application has ended the session, or even the tenant."""

@@ -23,6 +23,7 @@ _HEADERS: Final = (
     "X-Workspace-ID",
 )
 _FIELDS: Final = ("tenant_id", "tenant", "tenantId", "org_id", "organization_id", "account_id")
+_TENANTS: Final = (("tenants", "id"), ("tenants", "slug"))
 _EACH: Final = 2
 """Values that are tried in a slot whose meaning is known; where it is not, more."""
 _UNKNOWN: Final = 6
@@ -83,6 +84,10 @@ def _each_in(operation: Operation, slot: Slot, base: Filled, theirs: Rows) -> It
         found: list[tuple[Any, Origin]] = [(v, origin) for v in _ends(theirs[origin])]
     else:
         found = candidates(operation, slot, theirs)[:_UNKNOWN]
+        if slot.where != "path" and slot.schema.get("type", "string") == "string":
+            # Whatever it is called, it may be what the tenant is taken from.
+            known = {where for _, where in found}
+            found += [(theirs[o][0], o) for o in _TENANTS if o not in known]
     for value, where in found:
         filled = base.but(slot, value, where)
         controls = [base.but(slot, random_like(value), where) for _ in range(2)]
@@ -98,17 +103,21 @@ def _taken(operation: Operation, base: Filled, theirs: Rows, schemas: Schemas) -
     references = {slot.name for slot in operation.slots}
     for name, declared in schemas.resolve(operation.body).get("properties", {}).items():
         schema = schemas.resolve(declared)
-        origin = next((o for o in theirs if o[1] == name and isinstance(theirs[o][0], str)), None)
-        if origin is None or name in references or schema.get("type") != "string":
+        if name in references or schema.get("enum") or schema.get("type") != "string":
             continue
-        value = theirs[origin][0]
-        if schema.get("enum") or len(value) > schema.get("maxLength", len(value)):
-            continue
-        yield Attack(
-            f"body {name} = {_name(origin)} of the other tenant",
-            replace(base, body={**base.body, name: value}),
-            tuple(replace(base, body={**base.body, name: random_like(value)}) for _ in range(2)),
-        )
+        origins = [o for o in theirs if o[1] == name and isinstance(theirs[o][0], str)]
+        for origin in origins[:_UNKNOWN]:
+            value = theirs[origin][0]
+            if len(value) <= schema.get("maxLength", len(value)):
+                yield Attack(
+                    f"body {name} = {_name(origin)} of the other tenant",
+                    _with(base, name, value),
+                    tuple(_with(base, name, random_like(value)) for _ in range(2)),
+                )
+
+
+def _with(base: Filled, name: str, value: str) -> Filled:
+    return replace(base, body={**base.body, name: value})
 
 
 def _undeclared(operation: Operation, base: Filled, theirs: Rows) -> Iterator[Attack]:

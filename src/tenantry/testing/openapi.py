@@ -56,9 +56,9 @@ class Operation:
 
     method: str
     path: str
-    slots: tuple[Slot, ...] = ()
-    body: Mapping[str, Any] | None = None
-    media: str = "application/json"
+    slots: tuple[Slot, ...] = field(default=(), compare=False)
+    body: Mapping[str, Any] | None = field(default=None, compare=False)
+    media: str = field(default="application/json", compare=False)
 
     def __str__(self) -> str:
         return f"{self.method} {self.path}"

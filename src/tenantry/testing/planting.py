@@ -13,6 +13,7 @@ from uuid import UUID, uuid4
 
 from sqlalchemy import CheckConstraint, Column, Enum, MetaData, Table, insert, inspect, select
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.types import TypeDecorator
 
 from tenantry.database import Database
 from tenantry.errors import TenantryError
@@ -209,7 +210,8 @@ _FIXED: Final = {
 
 
 def _python_type(column: Column[Any]) -> type | None:
+    kind = column.type
     try:
-        return column.type.python_type
+        return (kind.impl_instance if isinstance(kind, TypeDecorator) else kind).python_type
     except NotImplementedError:
         return None

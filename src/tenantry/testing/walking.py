@@ -303,11 +303,11 @@ class Walk:
     ) -> None:
         who = _NOBODY if client is self._nobody else _INTRUDER
         kind = what.partition(" ")[0]
-        same = [
-            leak
+        same = {
+            leak.what.partition(" ")[0]
             for leak in self.leaks
             if (leak.operation, leak.who) == (str(operation), who)
-            and leak.what.partition(" ")[0] == kind
-        ]
-        if not same:  # the first that was found is the simplest
+        }
+        # The first that was found is the simplest, and what shows rows changes with them.
+        if kind not in same and not (kind == "answers" and "shows" in same):
             self.leaks.append(Leak(str(operation), who, parameter, what, line))
