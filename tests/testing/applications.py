@@ -136,7 +136,7 @@ class Product:
         @app.get("/conversations/{conversation_id}/messages/{message_id}")
         async def message(who: Who, conversation_id: UUID, message_id: UUID) -> str:
             async with db.tenant(who.tenant_id) as tx:
-                return found(await tx.get(Message, message_id), message_id).content
+                return str(found(await tx.get(Message, message_id), message_id).content)
 
         @app.get("/statistics")
         async def statistics(who: Who) -> dict[str, Any]:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 from uuid import UUID
 
 from fastapi import Header, HTTPException, Request
 from sqlalchemy import delete, func, select, update
-from sqlalchemy.exc import IntegrityError
 
 from tenantry.schema import Tenant, Widget
 from tests.testing.applications import Product, Who, WidgetIn, WidgetOut, found, out
@@ -40,8 +39,11 @@ class Case:
 CASES: dict[str, Case] = {}
 
 
-def leak(operation: str, *, parameter: str, what: str, who: str = OTHERS) -> Any:
-    def keep(add: Callable[[Product], None]) -> Callable[[Product], None]:
+Add = Callable[[Product], None]
+
+
+def leak(operation: str, *, parameter: str, what: str, who: str = OTHERS) -> Callable[[Add], Add]:
+    def keep(add: Add) -> Add:
         CASES[add.__name__] = Case(add, operation, parameter, what, who)
         return add
 
@@ -157,7 +159,9 @@ async def is_of(product: Product, widget_id: UUID) -> UUID | None:
         return await tx.scalar(select(Widget.tenant_id).where(Widget.id == widget_id))
 
 
-@leak("GET /widgets/{widget_id}", parameter="path widget_id = widgets.id", what="answers 403, and 404")
+@leak(
+    "GET /widgets/{widget_id}", parameter="path widget_id = widgets.id", what="answers 403, and 404"
+)
 def forbids_what_is_there(product: Product) -> None:
     @product.app.get("/widgets/{widget_id}")
     async def widget(who: Who, widget_id: UUID) -> None:

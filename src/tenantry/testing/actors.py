@@ -103,7 +103,7 @@ class Actor:
         """Return the texts by which the tenant's data is recognized, and what each is."""
         found = dict.fromkeys(self._sent, "a text that the tenant has sent")
         for (table, column), values in self._made.items():
-            found |= {text: f"{table}.{column}" for text in texts_of(values)}
+            found |= dict.fromkeys(texts_of(values), f"{table}.{column}")
         columns = [
             (f"{table}.{name}", value)
             for (table, _), row in self.snapshot.items()

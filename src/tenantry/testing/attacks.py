@@ -99,7 +99,7 @@ def _ends(values: list[Any]) -> list[Any]:
 
 
 def _taken(operation: Operation, base: Filled, theirs: Rows, schemas: Schemas) -> Iterator[Attack]:
-    """Yield requests with a text that the first tenant has, as one that must be unique would tell."""
+    """Yield requests with a text that the first tenant has: if it must be unique, it is taken."""
     references = {slot.name for slot in operation.slots}
     for name, declared in schemas.resolve(operation.body).get("properties", {}).items():
         schema = schemas.resolve(declared)

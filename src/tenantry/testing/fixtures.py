@@ -152,13 +152,13 @@ def tenantry_auth(_tenantry_bench: Workbench) -> Auth:
 
 @pytest.fixture
 def make_tenant(_tenantry_bench: Workbench) -> Callable[..., Awaitable[Tenant]]:
-    """``await make_tenant(name, slug=…)``, see `Workbench.make_tenant`."""
+    """Makes a tenant, see `Workbench.make_tenant`."""
     return _tenantry_bench.make_tenant
 
 
 @pytest.fixture
 def make_user(_tenantry_bench: Workbench) -> Callable[..., Awaitable[UserInfo]]:
-    """``await make_user(tenant, role=…)``, see `Workbench.make_user`."""
+    """Makes a user, see `Workbench.make_user`."""
     return _tenantry_bench.make_user
 
 
@@ -166,7 +166,7 @@ def make_user(_tenantry_bench: Workbench) -> Callable[..., Awaitable[UserInfo]]:
 def client_of(
     _tenantry_bench: Workbench, tenantry_app: App | None
 ) -> Callable[..., Awaitable[httpx.AsyncClient]]:
-    """``await client_of(user)``, see `Workbench.client_of`; ``app`` is ``tenantry_app``'s."""
+    """Signs a user in, see `Workbench.client_of`; by default, to ``tenantry_app``."""
     return partial(_tenantry_bench.client_of, app=tenantry_app)
 
 
@@ -174,7 +174,7 @@ def client_of(
 def anonymous_client(
     _tenantry_bench: Workbench, tenantry_app: App | None
 ) -> Callable[..., Awaitable[httpx.AsyncClient]]:
-    """``await anonymous_client()``: a client that is not signed in."""
+    """Makes a client that is not signed in; by default, of ``tenantry_app``."""
     return partial(_tenantry_bench.anonymous_client, app=tenantry_app)
 
 
@@ -191,7 +191,7 @@ def attacker(request: pytest.FixtureRequest) -> httpx.AsyncClient:
 def assert_isolated(
     _tenantry_bench: Workbench, tenantry_project: Project
 ) -> Callable[..., Awaitable[IsolationReport]]:
-    """``await assert_isolated(app, skip=…, examples=…)``, see `tenantry.testing.assert_isolated`."""
+    """Walks an application with two tenants, see `tenantry.testing.assert_isolated`."""
     return partial(check_isolation, bench=_tenantry_bench, metadata=tenantry_project.metadata)
 
 

@@ -10,11 +10,12 @@ from sqlalchemy import MetaData
 
 from tenantry.errors import ConfigurationError
 from tenantry.schema import Base
+from tenantry.testing.answers import Limits
 from tenantry.testing.applications import App, new_client
 from tenantry.testing.openapi import Operation, Schemas, read_operations
 from tenantry.testing.planting import Planting
 from tenantry.testing.report import IsolationError, IsolationReport, Unexercised
-from tenantry.testing.walking import Limits, Walk
+from tenantry.testing.walking import Walk
 from tenantry.testing.workbench import Workbench
 
 __all__ = ["assert_isolated"]
@@ -60,8 +61,10 @@ async def assert_isolated(
     async with new_client(running) as client:
         document = await _document(app, client)
     operations = [*read_operations(document), *_hidden(app, document)]
-    kept = _without(operations, tuple(skip))
-    _require_known(operations, examples or {})
+    mounts = _mounts(app)
+    skip = tuple(skip)
+    _require_known([*map(str, operations), *mounts], skip, examples or {})
+    kept = [each for each in operations if not _is_skipped(str(each), skip)]
     walk = Walk(
         running,
         kept,
@@ -72,7 +75,6 @@ async def assert_isolated(
         limits=Limits(max_requests, max_seconds),
     )
     await walk.run()
-    mounts = [each for each in _mounts(app) if not any(_fits(each, pattern) for pattern in skip)]
     report = IsolationReport(
         operations=len(kept),
         requests=walk.requests,
@@ -82,6 +84,7 @@ async def assert_isolated(
             *(
                 Unexercised(each, "it is no operation of the OpenAPI document; test it by itself")
                 for each in mounts
+                if not _is_skipped(each, skip)
             ),
         ),
     )
@@ -114,8 +117,9 @@ def _hidden(app: App, document: Mapping[str, Any]) -> list[Operation]:
         path, methods = getattr(route, "path", ""), getattr(route, "methods", None) or ()
         if getattr(route, "include_in_schema", True) or path in own:
             continue
-        paths = {"paths": {path: {m.lower(): {} for m in methods if m not in {"HEAD", "OPTIONS"}}}}
-        found += [each for each in read_operations(paths) if path not in document.get("paths", {})]
+        if path not in document.get("paths", {}):
+            bare: dict[str, Any] = {each.lower(): {} for each in set(methods) - {"HEAD", "OPTIONS"}}
+            found += read_operations({"paths": {path: bare}})
     return found
 
 
@@ -129,22 +133,19 @@ def _mounts(app: App) -> list[str]:
 
 def _fits(name: str, pattern: str) -> bool:
     path = name.partition(" ")[2]
-    return (
-        name == pattern
-        or path == pattern
-        or fnmatchcase(name, pattern)
-        or fnmatchcase(path, pattern)
-    )
+    # Names have braces and no brackets; only the asterisk means more than itself.
+    return any(each == pattern or fnmatchcase(each, pattern) for each in (name, path))
 
 
-def _without(operations: list[Operation], skip: tuple[str, ...]) -> list[Operation]:
-    return [each for each in operations if not any(_fits(str(each), pattern) for pattern in skip)]
+def _is_skipped(name: str, skip: tuple[str, ...]) -> bool:
+    return any(_fits(name, pattern) for pattern in skip)
 
 
-def _require_known(operations: list[Operation], examples: Mapping[str, Any]) -> None:
-    unknown = examples.keys() - {str(each) for each in operations}
+def _require_known(names: list[str], skip: tuple[str, ...], examples: Mapping[str, Any]) -> None:
+    unknown = {each for each in skip if not any(_fits(name, each) for name in names)}
+    unknown |= examples.keys() - set(names)
     if unknown:
         raise ConfigurationError(
-            f"examples= names {', '.join(sorted(unknown))}, which the application does not have. "
-            "Write them as in 'POST /notes/{note_id}'."
+            f"skip= or examples= names {', '.join(sorted(unknown))}, which the application does "
+            "not have. Write operations as in 'POST /notes/{note_id}'."
         )

@@ -27,23 +27,17 @@ def new_marker() -> str:
 
 def texts_of(value: Any) -> Iterator[str]:
     """Yield the forms in which a stored value would be recognized in an answer."""
-    if isinstance(value, UUID):
+    if hasattr(value, "model_dump"):
+        value = value.model_dump(mode="json")
+    if isinstance(value, Mapping | list | tuple):
+        for each in value.values() if isinstance(value, Mapping) else value:
+            yield from texts_of(each)
+    elif isinstance(value, UUID):
+        yield from (str(value), value.hex)
+    elif isinstance(value, str) and len(value) >= _SHORTEST:
+        yield value.lower()
+    elif isinstance(value, int) and abs(value) >= _SMALLEST:
         yield str(value)
-        yield value.hex
-    elif isinstance(value, str):
-        if len(value) >= _SHORTEST:
-            yield value.lower()
-    elif isinstance(value, int) and not isinstance(value, bool):
-        if abs(value) >= _SMALLEST:
-            yield str(value)
-    elif isinstance(value, Mapping):
-        for each in value.values():
-            yield from texts_of(each)
-    elif isinstance(value, list | tuple):
-        for each in value:
-            yield from texts_of(each)
-    elif hasattr(value, "model_dump"):
-        yield from texts_of(value.model_dump(mode="json"))
 
 
 def random_like(value: Any) -> Any:

@@ -16,6 +16,7 @@ __all__ = ["Operation", "Schemas", "Slot", "is_reference", "read_operations"]
 _METHODS: Final = ("get", "head", "post", "put", "patch", "delete")
 _SAFE: Final = frozenset({"GET", "HEAD"})
 _DEEPEST: Final = 4
+_LONGEST_CHAIN: Final = 20
 _PATH_PARAMETER: Final = re.compile(r"\{(\w+)(?::\w+)?\}")
 _REFERENCE: Final = re.compile(r"(^|_)(id|uuid|slug|tenant|key)s?$|[a-z](Id|Ids|Uuid)$")
 
@@ -77,28 +78,33 @@ class Schemas:
 
     def resolve(self, schema: Any) -> dict[str, Any]:
         """Return a schema without ``$ref``, ``allOf`` and alternatives; of these, the first."""
-        schema = dict(schema) if isinstance(schema, Mapping) else {}
-        for _ in range(20):
-            if "$ref" in schema:
-                target: Any = self._document
-                for part in str(schema.pop("$ref")).removeprefix("#/").split("/"):
-                    target = target.get(part.replace("~1", "/").replace("~0", "~"), {})
-                schema = {**target, **schema}
-            elif "allOf" in schema:
-                merged: dict[str, Any] = {}
-                for each in schema.pop("allOf"):
-                    part = self.resolve(each)
-                    properties = {**merged.get("properties", {}), **part.get("properties", {})}
-                    required = [*merged.get("required", []), *part.get("required", [])]
-                    merged.update(part, properties=properties, required=required)
-                schema = {**merged, **schema}
-            elif alternatives := schema.get("anyOf") or schema.get("oneOf"):
-                schema = {k: v for k, v in schema.items() if k not in {"anyOf", "oneOf"}}
+        found: dict[str, Any] = dict(schema) if isinstance(schema, Mapping) else {}
+        for _ in range(_LONGEST_CHAIN):
+            if "$ref" in found:
+                found = {**self._referred(str(found.pop("$ref"))), **found}
+            elif "allOf" in found:
+                found = {**self._merged(found.pop("allOf")), **found}
+            elif "anyOf" in found or "oneOf" in found:
+                alternatives = [*found.pop("anyOf", ()), *found.pop("oneOf", ())]
                 chosen = [each for each in alternatives if each.get("type") != "null"]
-                schema = {**schema, **(chosen[0] if chosen else {"type": "null"})}
+                found |= chosen[0] if chosen else {"type": "null"}
             else:
                 break
-        return schema
+        return found
+
+    def _referred(self, reference: str) -> dict[str, Any]:
+        target: Any = self._document
+        for part in reference.removeprefix("#/").split("/"):
+            target = target.get(part.replace("~1", "/").replace("~0", "~"), {})
+        return dict(target)
+
+    def _merged(self, schemas: list[Any]) -> dict[str, Any]:
+        merged: dict[str, Any] = {}
+        for part in map(self.resolve, schemas):
+            properties = {**merged.get("properties", {}), **part.get("properties", {})}
+            required = [*merged.get("required", []), *part.get("required", [])]
+            merged |= {**part, "properties": properties, "required": required}
+        return merged
 
     def value(self, schema: Any, *, complete: bool, depth: int = 0) -> Any:
         """Return a value that fits; texts are ever new.
@@ -106,6 +112,7 @@ class Schemas:
         Args:
             schema: Resolved or not.
             complete: With properties that are not required, unless they have a default.
+            depth: How deep in another value it is; what refers to itself comes to an end.
         """
         schema = self.resolve(schema)
         kind = schema.get("type")
@@ -157,7 +164,7 @@ def is_reference(name: str, schema: Mapping[str, Any]) -> bool:
     return schema.get("format") == "uuid" or _REFERENCE.search(name.replace("-", "_")) is not None
 
 
-def _number(schema: Mapping[str, Any]) -> float:
+def _number(schema: Mapping[str, Any]) -> Any:
     low = schema.get("minimum", schema.get("exclusiveMinimum", 0) + 1)
     high = schema.get("maximum", schema.get("exclusiveMaximum"))
     return low if high is None or low <= high else high
@@ -178,9 +185,10 @@ def _text(schema: Mapping[str, Any]) -> str:
         "password": f"{marker} {marker}",
     }
     if schema.get("format") in made:
-        return made[schema["format"]]
-    text = marker + "z" * (schema.get("minLength", 0) - len(marker))
-    return text[: schema.get("maxLength", len(text))]
+        return made[str(schema["format"])]
+    text: str = marker + "z" * (schema.get("minLength", 0) - len(marker))
+    longest: int = schema.get("maxLength", len(text))
+    return str(text[:longest])
 
 
 def read_operations(document: Mapping[str, Any]) -> list[Operation]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any, Final
@@ -196,7 +196,7 @@ def _value(column: Column[Any]) -> Any:  # noqa: PLR0911 - one for each kind of 
     return _FIXED[python]() if python in _FIXED else None
 
 
-_FIXED: Final = {
+_FIXED: Final[dict[Any, Callable[[], Any]]] = {
     bool: lambda: False,
     float: lambda: 1.0,
     Decimal: lambda: Decimal(1),

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
-from unittest import mock
 
 import asyncpg
 from asyncpg.prepared_stmt import PreparedStatement
@@ -93,10 +92,12 @@ def recorded_sql(*, values: bool = False) -> Iterator[RecordedSql]:
             recorded.everything.append(Statement(sql, parameters if values else ()))
 
     # The application's own connections may be open already, so their class is where to listen.
-    with _noted(asyncpg.Connection, _OF_CONNECTIONS, _text_first, note):
-        with _noted(PreparedStatement, _OF_PREPARED, _prepared_text, note):
-            with _noted(asyncpg.Connection, _COPIES, _copy_text, note):
-                yield recorded
+    with (
+        _noted(asyncpg.Connection, _OF_CONNECTIONS, _text_first, note),
+        _noted(PreparedStatement, _OF_PREPARED, _prepared_text, note),
+        _noted(asyncpg.Connection, _COPIES, _copy_text, note),
+    ):
+        yield recorded
 
 
 Note = Callable[[str, tuple[Any, ...]], None]
@@ -106,9 +107,13 @@ Read = Callable[[Any, str, tuple[Any, ...]], tuple[str, tuple[Any, ...]]]
 @contextmanager
 def _noted(kind: type, names: Sequence[str], read: Read, note: Note) -> Iterator[None]:
     methods = {name: getattr(kind, name) for name in names if hasattr(kind, name)}
-    wrapped = {name: _noting(name, method, read, note) for name, method in methods.items()}
-    with mock.patch.multiple(kind, **wrapped):
+    for name, method in methods.items():
+        setattr(kind, name, _noting(name, method, read, note))
+    try:
         yield
+    finally:
+        for name, method in methods.items():
+            setattr(kind, name, method)
 
 
 def _noting(name: str, method: Callable[..., Any], read: Read, note: Note) -> Callable[..., Any]:

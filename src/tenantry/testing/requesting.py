@@ -71,9 +71,9 @@ def rows_of(snapshot: Snapshot) -> Rows:
     found: Rows = {}
     for (table, _), row in snapshot.items():
         for name, value in row.items():
-            if isinstance(value, UUID | str | int) and not isinstance(value, bool) and value != "":
-                if name != "tenant_id":
-                    found.setdefault((table, name), []).append(value)
+            named = isinstance(value, UUID | str | int) and not isinstance(value, bool)
+            if named and value != "" and name != "tenant_id":
+                found.setdefault((table, name), []).append(value)
     return found
 
 
@@ -151,11 +151,10 @@ def fillings(
         if found:
             choices.append(found)
     body = {name: value for name, value in fixed.items() if not _is_parameter(operation, name)}
-    product = itertools.islice(_nearest(choices), _COMBINATIONS)
+    combinations = list(itertools.islice(_nearest(choices), _COMBINATIONS))
     for complete in (True, False) if operation.body else (True,):
-        product, again = itertools.tee(product)
-        for combination in again:
-            usable = [e for e in combination if complete or e[0].required]
+        for combination in combinations:
+            usable = [each for each in combination if complete or each[0].required]
             values = {slot: value for slot, (value, _) in given.items()}
             values |= {slot: value for slot, value, _ in usable}
             origins = {slot: origin for slot, _, origin in usable if origin[0]}
@@ -180,11 +179,7 @@ def request_of(operation: Operation, filled: Filled, schemas: Schemas) -> dict[s
     for slot, value in filled.values.items():
         text = str(value)
         if slot.where == "path":
-            path = re.sub(
-                r"\{" + re.escape(slot.name) + r"(:\w+)?\}",
-                lambda _, t=text: quote(t, safe=""),
-                path,
-            )
+            path = re.sub(rf"{{{re.escape(slot.name)}(:\w+)?}}", quote(text, safe="-_."), path)
         elif slot.where in {"query", "header", "cookie"}:
             {"query": query, "header": headers, "cookie": cookies}[slot.where][slot.name] = text
     if cookies:
