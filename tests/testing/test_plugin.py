@@ -20,6 +20,9 @@ _FILE = re.compile(r"^<!-- file: ([\w.]+) -->\n```\w+\n(.*?)^```$", re.MULTILINE
 # Other plugins that happen to be installed here take seconds to load.
 PLUGINS = ("-p", "pytest_asyncio.plugin", "-p", "xdist.plugin", "-p", "no:cacheprovider")
 
+# What is left open, and what pytest finds fault with; FastAPI's own warnings are not ours.
+STRICT = ("-W", "error::ResourceWarning", "-W", "error::pytest.PytestWarning")
+
 
 @pytest.fixture
 def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
@@ -44,7 +47,7 @@ def test_a_newcomer_is_done_in_under_60_lines(project: pytest.Pytester) -> None:
     ]
     lines = [line for _, code in files for line in code.splitlines() if line.strip()]
     assert len(lines) < 60
-    result = project.runpytest_subprocess(*PLUGINS, "-W", "error")
+    result = project.runpytest_subprocess(*PLUGINS, *STRICT)
     result.assert_outcomes(passed=2)
     result.stdout.re_match_lines([r"tenantry: 2 databases cloned, median \d+ ms"])
 
@@ -107,8 +110,8 @@ SCOPES = """
 def test_processes_share_a_server_and_loops_are_of_any_scope(project: pytest.Pytester) -> None:
     """With pytest-xdist there is one server, which is gone afterwards."""
     project.makepyfile(test_scopes=SCOPES)
-    strict = ("-o", "asyncio_mode=strict", "-W", "error", "-n", "2")
-    result = project.runpytest_subprocess(*PLUGINS, *strict, "test_scopes.py")
+    options = ("-o", "asyncio_mode=strict", "-n", "2")
+    result = project.runpytest_subprocess(*PLUGINS, *STRICT, *options, "test_scopes.py")
     result.assert_outcomes(passed=8)
     result.stdout.re_match_lines([r"tenantry: 8 databases cloned, median \d+ ms"])
     noted = [each.split() for each in (project.path / "servers").read_text().splitlines()]
