@@ -437,14 +437,14 @@ async def test_the_command_measures_and_keeps(
 ) -> None:
     """A dry run prints the table and changes nothing; without, the database has it."""
     given = {DATABASE_URL: url_text(filled.app), ADMIN_URL: url_text(filled.admin)}
-    dry = command("knowledge", "tune", "--seconds", "1", "--dry-run", **given)
+    dry = command("knowledge", "tune", "--seconds", "2", "--dry-run", **given)
     assert (dry.code, "nothing was kept" in dry.err) == (0, True), dry
     assert re.search(r"^ *exact +1\.000 +\d+\.\d ms *$", dry.out, re.MULTILINE)
     assert [int(each) for each in re.findall(r"^ *(\d+) +[01]\.\d{3} ", dry.out, re.MULTILINE)] == [
         *GRID
     ]
     assert "recall 0.97: " in dry.out
-    result = command("knowledge", "tune", "--seconds", "1", "--json", **given)
+    result = command("knowledge", "tune", "--seconds", "2", "--json", **given)
     assert "connections that are opened from now on" in " ".join(result.err.split())
     value = json.loads(result.out)
     assert value["kept"] is True

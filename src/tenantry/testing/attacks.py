@@ -1,0 +1,151 @@
+"""What the second tenant tries with an operation: each way to say "the first tenant's"."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from tenantry.testing.markers import random_like
+from tenantry.testing.openapi import Operation, Schemas, Slot
+from tenantry.testing.requesting import Filled, Origin, Rows, candidates
+
+__all__ = ["Attack", "attacks_on"]
+
+_HEADERS: Final = (
+    "X-Tenant-ID",
+    "X-Tenant",
+    "X-Tenant-Slug",
+    "Tenant-ID",
+    "X-Organization-ID",
+    "X-Org-ID",
+    "X-Account-ID",
+    "X-Workspace-ID",
+)
+_FIELDS: Final = ("tenant_id", "tenant", "tenantId", "org_id", "organization_id", "account_id")
+_TENANTS: Final = (("tenants", "id"), ("tenants", "slug"))
+_EACH: Final = 2
+"""Values that are tried in a slot whose meaning is known; where it is not, more."""
+_UNKNOWN: Final = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Attack:
+    """A request as the second tenant, and what it is compared with.
+
+    Args:
+        what: What is the first tenant's in it.
+        filled: The request.
+        controls: The same with values that are nobody's; empty where there is none.
+    """
+
+    what: str
+    filled: Filled
+    controls: tuple[Filled, ...] = ()
+
+
+def attacks_on(
+    operation: Operation, base: Filled, theirs: Rows, schemas: Schemas
+) -> Iterator[Attack]:
+    """Yield what to try.
+
+    Args:
+        operation: On what.
+        base: A request that works with values of the second tenant's own, or is likely to.
+        theirs: The first tenant's values.
+        schemas: Those of the document.
+    """
+    known = [slot for slot in operation.slots if slot in base.origins]
+    if len(known) > 1:
+        yield from _all_at_once(known, base, theirs)
+    for slot in operation.slots:
+        yield from _each_in(operation, slot, base, theirs)
+    yield from _taken(operation, base, theirs, schemas)
+    yield from _undeclared(operation, base, theirs)
+
+
+def _all_at_once(known: list[Slot], base: Filled, theirs: Rows) -> Iterator[Attack]:
+    filled, other, another = base, base, base
+    for slot in known:
+        origin = base.origins[slot]
+        if origin not in theirs:
+            return
+        value = theirs[origin][0]
+        filled = filled.but(slot, value, origin)
+        other = other.but(slot, random_like(value), origin)
+        another = another.but(slot, random_like(value), origin)
+    names = ", ".join(f"{slot} = {_name(base.origins[slot])}" for slot in known)
+    yield Attack(f"{names} of the other tenant", filled, (other, another))
+
+
+def _each_in(operation: Operation, slot: Slot, base: Filled, theirs: Rows) -> Iterator[Attack]:
+    origin = base.origins.get(slot)
+    if origin in theirs and origin is not None:
+        found: list[tuple[Any, Origin]] = [(v, origin) for v in _ends(theirs[origin])]
+    else:
+        found = candidates(operation, slot, theirs)[:_UNKNOWN]
+        if slot.where != "path" and slot.schema.get("type", "string") == "string":
+            # Whatever it is called, it may be what the tenant is taken from.
+            known = {where for _, where in found}
+            found += [(theirs[o][0], o) for o in _TENANTS if o not in known]
+    for value, where in found:
+        filled = base.but(slot, value, where)
+        controls = [base.but(slot, random_like(value), where) for _ in range(2)]
+        yield Attack(f"{slot} = {_name(where)} of the other tenant", filled, tuple(controls))
+
+
+def _ends(values: list[Any]) -> list[Any]:
+    return list(dict.fromkeys([values[0], values[-1]]))[:_EACH]
+
+
+def _taken(operation: Operation, base: Filled, theirs: Rows, schemas: Schemas) -> Iterator[Attack]:
+    """Yield requests with a text that the first tenant has: if it must be unique, it is taken."""
+    references = {slot.name for slot in operation.slots}
+    for name, declared in schemas.resolve(operation.body).get("properties", {}).items():
+        schema = schemas.resolve(declared)
+        if name in references or schema.get("enum") or schema.get("type") != "string":
+            continue
+        origins = [o for o in theirs if o[1] == name and isinstance(theirs[o][0], str)]
+        for origin in origins[:_UNKNOWN]:
+            value = theirs[origin][0]
+            if len(value) <= schema.get("maxLength", len(value)):
+                yield Attack(
+                    f"body {name} = {_name(origin)} of the other tenant",
+                    _with(base, name, value),
+                    tuple(_with(base, name, random_like(value)) for _ in range(2)),
+                )
+
+
+def _with(base: Filled, name: str, value: str) -> Filled:
+    return replace(base, body={**base.body, name: value})
+
+
+def _undeclared(operation: Operation, base: Filled, theirs: Rows) -> Iterator[Attack]:
+    """Yield requests that claim to be the first tenant's where nothing is declared."""
+    for column in ("id", "slug"):
+        value = str(theirs["tenants", column][0])
+        claim = f"tenants.{column} of the other tenant"
+        yield Attack(
+            f"undeclared headers {', '.join(_HEADERS)} = {claim}",
+            replace(base, headers=dict.fromkeys(_HEADERS, value)),
+        )
+        names = [n for n in _FIELDS if all(s.name != n for s in operation.slots)]
+        extra = dict.fromkeys(names, value)
+        yield Attack(
+            f"undeclared query parameters {', '.join(names)} = {claim}",
+            replace(base, query=extra),
+        )
+        yield Attack(
+            f"undeclared cookies {', '.join(names)} = {claim}", replace(base, cookies=extra)
+        )
+        if operation.body is not None:
+            yield Attack(
+                f"undeclared fields {', '.join(names)} of the body = {claim}",
+                replace(base, body={**extra, **base.body}),
+            )
+    host = f"{theirs['tenants', 'slug'][0]}.testserver"
+    yield Attack("the other tenant's slug in the host name", replace(base, headers={"Host": host}))
+
+
+def _name(origin: Origin) -> str:
+    return ".".join(origin)

@@ -1,0 +1,205 @@
+"""Endpoints that mix tenants up, each in a way that happens, and how that is to be reported."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import Header, HTTPException, Request
+from sqlalchemy import delete, func, select, update
+
+from tenantry.schema import Tenant, Widget
+from tests.testing.applications import Product, Who, WidgetIn, WidgetOut, found, out
+
+OTHERS = "a user of another tenant"
+NOBODY = "nobody who is signed in"
+
+
+@dataclass(frozen=True)
+class Case:
+    """An endpoint that leaks.
+
+    Args:
+        add: Adds it.
+        operation: Which it is.
+        parameter: A part of what the report says about the parameter.
+        what: A part of what the report says was seen.
+        who: Who has seen it.
+    """
+
+    add: Callable[[Product], None]
+    operation: str
+    parameter: str
+    what: str
+    who: str = OTHERS
+
+
+CASES: dict[str, Case] = {}
+
+
+Add = Callable[[Product], None]
+
+
+def leak(operation: str, *, parameter: str, what: str, who: str = OTHERS) -> Callable[[Add], Add]:
+    def keep(add: Add) -> Add:
+        CASES[add.__name__] = Case(add, operation, parameter, what, who)
+        return add
+
+    return keep
+
+
+@leak("GET /everything", parameter="nothing of the other tenant's", what="widgets.id, widgets.name")
+def reads_as_the_operator(product: Product) -> None:
+    @product.app.get("/everything")
+    async def everything(who: Who) -> list[WidgetOut]:
+        async with product.db.operator(reason="a mistake") as tx:
+            return [out(each) for each in await tx.scalars(select(Widget))]
+
+
+async def widgets_of(product: Product, tenant_id: UUID | str) -> list[str]:
+    async with product.db.tenant(tenant_id) as tx:
+        return list(await tx.scalars(select(Widget.name)))
+
+
+@leak(
+    "GET /tenants/{tenant_id}/widgets",
+    parameter="path tenant_id = tenants.id of the other tenant",
+    what="shows widgets.name",
+)
+def believes_the_path(product: Product) -> None:
+    @product.app.get("/tenants/{tenant_id}/widgets")
+    async def widgets(who: Who, tenant_id: UUID) -> list[str]:
+        return await widgets_of(product, tenant_id)
+
+
+@leak("GET /widgets", parameter="query tenant = tenants.id", what="shows widgets.name")
+def believes_the_query(product: Product) -> None:
+    @product.app.get("/widgets")
+    async def widgets(who: Who, tenant: UUID | None = None) -> list[str]:
+        return await widgets_of(product, tenant or who.tenant_id)
+
+
+@leak("GET /widgets", parameter="undeclared headers X-Tenant-ID", what="shows widgets.name")
+def believes_a_header(product: Product) -> None:
+    @product.app.get("/widgets")
+    async def widgets(who: Who, request: Request) -> list[str]:
+        return await widgets_of(product, request.headers.get("x-tenant-id", str(who.tenant_id)))
+
+
+@leak("GET /widgets", parameter="header x-shop = tenants.slug", what="shows widgets.name")
+def believes_a_slug(product: Product) -> None:
+    @product.app.get("/widgets")
+    async def widgets(who: Who, x_shop: Annotated[str, Header()] = "") -> list[str]:
+        async with product.db.operator(reason="a mistake") as tx:
+            named = await tx.scalar(select(Tenant.id).where(Tenant.slug == x_shop))
+        return await widgets_of(product, named or who.tenant_id)
+
+
+@leak(
+    "GET /widgets/{widget_id}",
+    parameter="path widget_id = widgets.id of the other tenant",
+    what="shows widgets.name",
+)
+def remembers_by_id_alone(product: Product) -> None:
+    cache: dict[UUID, str] = {}
+
+    @product.app.get("/widgets/{widget_id}")
+    async def widget(who: Who, widget_id: UUID) -> str:
+        if widget_id not in cache:
+            async with product.db.tenant(who.tenant_id) as tx:
+                cache[widget_id] = found(await tx.get(Widget, widget_id), widget_id).name
+        return cache[widget_id]
+
+
+@leak(
+    "PUT /widgets/{widget_id}",
+    parameter="path widget_id = widgets.id of the other tenant",
+    what="changed widgets.name",
+)
+def writes_any_row(product: Product) -> None:
+    @product.app.put("/widgets/{widget_id}", status_code=204)
+    async def rename(who: Who, widget_id: UUID, given: WidgetIn) -> None:
+        async with product.db.operator(reason="a mistake") as tx:
+            await tx.execute(update(Widget).where(Widget.id == widget_id).values(name=given.name))
+
+
+@leak(
+    "DELETE /widgets/{widget_id}",
+    parameter="path widget_id = widgets.id of the other tenant",
+    what="deleted a row of widgets",
+)
+def deletes_any_row(product: Product) -> None:
+    @product.app.delete("/widgets/{widget_id}", status_code=204)
+    async def remove(who: Who, widget_id: UUID) -> None:
+        async with product.db.operator(reason="a mistake") as tx:
+            await tx.execute(delete(Widget).where(Widget.id == widget_id))
+
+
+@leak("POST /widgets", parameter="undeclared fields tenant_id", what="added a row to widgets")
+def takes_the_tenant_from_the_body(product: Product) -> None:
+    @product.app.post("/widgets", status_code=204)
+    async def add(who: Who, given: dict[str, str]) -> None:
+        tenant_id = given.get("tenant_id", who.tenant_id)
+        async with product.db.tenant(tenant_id) as tx:
+            tx.add(Widget(name="mine"))
+
+
+@leak("GET /list", parameter="nothing", what="shows widgets.id", who=NOBODY)
+def asks_for_no_credentials(product: Product) -> None:
+    @product.app.get("/list")
+    async def ids() -> list[UUID]:
+        async with product.db.operator(reason="a mistake") as tx:
+            return list(await tx.scalars(select(Widget.id)))
+
+
+async def is_of(product: Product, widget_id: UUID) -> UUID | None:
+    async with product.db.operator(reason="a mistake") as tx:
+        return await tx.scalar(select(Widget.tenant_id).where(Widget.id == widget_id))
+
+
+@leak(
+    "GET /widgets/{widget_id}", parameter="path widget_id = widgets.id", what="answers 403, and 404"
+)
+def forbids_what_is_there(product: Product) -> None:
+    @product.app.get("/widgets/{widget_id}")
+    async def widget(who: Who, widget_id: UUID) -> None:
+        owner = found(await is_of(product, widget_id), widget_id)
+        if owner != who.tenant_id:
+            raise HTTPException(403, "Not yours.")
+
+
+@leak("GET /widgets/{widget_id}", parameter="path widget_id = widgets.id", what="in other words")
+def says_it_in_other_words(product: Product) -> None:
+    @product.app.get("/widgets/{widget_id}")
+    async def widget(who: Who, widget_id: UUID) -> None:
+        owner = found(await is_of(product, widget_id), widget_id)
+        if owner != who.tenant_id:
+            raise HTTPException(404, "Not here.")
+
+
+@leak("POST /names", parameter="body name = widgets.name", what="answers 409, and 201")
+def wants_names_unique_among_all(product: Product) -> None:
+    @product.app.post("/names", status_code=201)
+    async def take(who: Who, given: WidgetIn) -> None:
+        async with product.db.operator(reason="a mistake") as tx:
+            if await tx.scalar(select(Widget.id).where(Widget.name == given.name).limit(1)):
+                raise HTTPException(409, "Taken.")
+
+
+@leak("GET /count", parameter="nothing", what="answers otherwise once the other tenant has more")
+def counts_all_rows(product: Product) -> None:
+    @product.app.get("/count")
+    async def count(who: Who) -> int:
+        async with product.db.operator(reason="a mistake") as tx:
+            return await tx.scalar(select(func.count()).select_from(Widget)) or 0
+
+
+@leak("GET /hidden/{widget_id}", parameter="path widget_id = widgets.id", what="shows widgets.name")
+def hides_from_the_document(product: Product) -> None:
+    @product.app.get("/hidden/{widget_id}", include_in_schema=False)
+    async def widget(who: Who, widget_id: UUID) -> str:
+        async with product.db.operator(reason="a mistake") as tx:
+            named = select(Widget.name).where(Widget.id == widget_id)
+            return str(found(await tx.scalar(named), widget_id))

@@ -1,0 +1,115 @@
+"""`assert_isolated` finds what leaks, and leaves alone what does not."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+from fastapi import HTTPException, Request
+
+from tenantry import Database
+from tenantry.auth import Auth
+from tenantry.auth.profiles import TESTING
+from tenantry.errors import ConfigurationError
+from tenantry.testing import IsolationError, IsolationReport, Workbench, assert_isolated
+from tests.testing.applications import Product, Who
+from tests.testing.leaks import CASES
+
+
+@pytest.fixture
+async def bench(db: Database) -> AsyncIterator[Workbench]:
+    bench = Workbench(db, Auth(db, profile=TESTING, validation_connections=1))
+    yield bench
+    await bench.close()
+
+
+async def failing(product: Product, bench: Workbench, **options: object) -> IsolationReport:
+    with pytest.raises(IsolationError) as raised:
+        await assert_isolated(product.app, bench=bench, **options)  # type: ignore[arg-type]
+    return raised.value.report
+
+
+async def test_an_honest_application_passes(bench: Workbench) -> None:
+    """Every operation was carried out, and nothing is reported."""
+    report = await assert_isolated(Product(bench.db, bench.auth).app, bench=bench)
+    assert report.ok
+    assert report.operations == 11
+
+
+@pytest.mark.parametrize("name", CASES)
+async def test_a_leak_is_found(name: str, bench: Workbench) -> None:
+    """The report names the operation, who has asked, the parameter, and what came of it."""
+    case, product = CASES[name], Product(bench.db, bench.auth, complete=False)
+    case.add(product)
+    report = await failing(product, bench)
+    assert not report.unexercised
+    fitting = [
+        leak
+        for leak in report.leaks
+        if (leak.operation, leak.who) == (case.operation, case.who)
+        and case.parameter in leak.parameter
+        and case.what in leak.what
+    ]
+    assert fitting, str(report)
+
+
+async def test_what_could_not_be_tried_is_no_success(bench: Workbench) -> None:
+    """An operation that refuses everything, a mount and a WebSocket are listed, unless skipped."""
+    product = Product(bench.db, bench.auth, complete=False)
+
+    @product.app.get("/orders/{currency}")
+    async def orders(who: Who, currency: str) -> str:
+        if currency != "EUR":
+            raise HTTPException(422, [{"loc": ["path", "currency"], "type": "unknown"}])
+        return currency
+
+    product.app.mount("/static", Product(bench.db, bench.auth).app)
+    report = await failing(product, bench)
+    assert not report.leaks
+    assert [each.subject for each in report.unexercised] == [
+        "GET /orders/{currency}",
+        "Mount /static",
+    ]
+    assert "422 path.currency (unknown)" in report.unexercised[0].reason
+    examples = {"GET /orders/{currency}": {"currency": "EUR"}}
+    await assert_isolated(product.app, bench=bench, skip=["/static"], examples=examples)
+    with pytest.raises(ConfigurationError, match="GET /order,"):
+        await assert_isolated(product.app, bench=bench, skip=["GET /order"])
+    with pytest.raises(ConfigurationError, match="GET /order,"):
+        await assert_isolated(product.app, bench=bench, examples={"GET /order": {}})
+
+
+async def test_a_walk_that_ends_early_says_so(bench: Workbench) -> None:
+    """What was not reached within the limits is no success."""
+    product = Product(bench.db, bench.auth)
+    report = await failing(product, bench, max_requests=20)
+    assert report.requests == 20
+    assert len(report.unexercised) == report.operations == 11
+    assert "raise max_requests" in report.unexercised[0].reason
+
+
+async def test_an_application_that_knows_no_session_is_told_so(bench: Workbench) -> None:
+    """Where every signed-in user gets a 401, the credentials are what is wrong."""
+    product = Product(bench.db, bench.auth)
+    bench.credentials = lambda token: {"X-Session": token}
+    report = await failing(product, bench)
+    assert "tenantry_credentials" in report.unexercised[0].reason
+
+
+async def test_the_lifespan_runs_once(bench: Workbench) -> None:
+    """From the first client to the end, and what it puts into the state arrives."""
+    product = Product(bench.db, bench.auth, complete=False)
+
+    @product.app.get("/greeting")
+    async def greeting(request: Request) -> str:
+        return str(request.state.greeting)
+
+    user = await bench.make_user()
+    for client in (
+        await bench.client_of(user, app=product.app),
+        await bench.anonymous_client(app=product.app),
+    ):
+        assert (await client.get("/greeting")).json() == "hello"
+    assert product.lives == ["up"]
+    await bench.close()
+    assert product.lives == ["up", "down"]
