@@ -18,9 +18,11 @@ ONE = "SELECT * FROM tenantry.validate_session($1, $2, $3)"
 MANY = "SELECT * FROM tenantry.validate_sessions($1, $2, $3)"
 KEY = "SELECT * FROM tenantry.authenticate_api_key($1, $2)"
 KEYS = "SELECT * FROM tenantry.authenticate_api_keys($1, $2)"
+FIND = "SELECT tenantry.find_tenant($1)"
 
 OF_AUTH = [each for each in FUNCTIONS if each.owner == AUTH_ROLE]
-LOOK_UPS = [each for each in OF_AUTH if each.file.startswith(("validate_", "authenticate_"))]
+PROVING = [each for each in OF_AUTH if each.file.startswith(("validate_", "authenticate_"))]
+LOOK_UPS = [*PROVING, *(each for each in OF_AUTH if each.file == "find_tenant.sql")]
 SEARCHES = [each for each in OF_AUTH if each not in LOOK_UPS]
 
 
@@ -46,8 +48,9 @@ class House:
         for tenant, slug in ((self.a, "a"), (self.b, "b")):
             await self.admin.execute(
                 "INSERT INTO tenants (id, name, slug, api_key, previous_api_key,"
-                " previous_api_key_expires_at) VALUES ($1, $2, $2, $3, $4, now() + '1 day')",
+                " previous_api_key_expires_at) VALUES ($1, $2, $3, $4, $5, now() + '1 day')",
                 tenant,
+                f"Tenant {slug}",
                 slug,
                 self.secret(tenant, "key"),
                 self.secret(tenant, "old key"),

@@ -13,8 +13,8 @@ __all__ = ["LOOK_UPS"]
 
 
 def leaking(function: SqlFunction) -> str:
-    """The same function, for which every wrong hash is the right one."""
-    sql = re.sub(r"(\|\| \w\.\w+\)) =", r"\1 <>", function.sql)
+    """The same function, for which every wrong hash, or slug, is the right one."""
+    sql = re.sub(r"(\|\| \w\.\w+\)|t\.slug) =", r"\1 <>", function.sql)
     assert sql != function.sql
     return sql
 
@@ -113,13 +113,30 @@ _WIDER = {
         "TRUNCATE",
     ),
     "users": ("SELECT", "SELECT (hashed_password)", "UPDATE (disabled_at)"),
-    "tenants": ("SELECT", "SELECT (settings)", "UPDATE (api_key)", "DELETE"),
+    "tenants": ("SELECT", "SELECT (settings)", "SELECT (name)", "UPDATE (api_key)", "DELETE"),
     "messages": ("SELECT", "SELECT (content)"),
     "security_events": ("SELECT",),
 }
 
+_NEAR = ("t.slug ~~ find_tenant.slug", "lower(t.slug) = lower(find_tenant.slug)")
+
+
+def _of_slugs(function: SqlFunction) -> list[Mutation]:
+    """The same function, which finds what is only near."""
+    exact = "t.slug = find_tenant.slug"
+    assert exact in function.sql
+    subject = f"function {function.signature}"
+    return [
+        Mutation(
+            f"find-near-{number}", function.sql.replace(exact, near), subject, "function-differs"
+        )
+        for number, near in enumerate(_NEAR)
+    ]
+
+
 LOOK_UPS = [
     *(each for function in house.LOOK_UPS for each in _of(function)),
+    *_of_slugs(house.LOOK_UPS[-1]),
     *(
         mutation
         for table, privileges in _WIDER.items()

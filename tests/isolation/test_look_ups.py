@@ -14,7 +14,7 @@ from uuid import uuid4
 import pytest
 
 from tests.conftest import Server, bind
-from tests.isolation.house import KEYS, MANY, ONE, House, digest, house_on
+from tests.isolation.house import FIND, KEYS, MANY, ONE, House, digest, house_on
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +69,13 @@ async def test_places_are_those_in_the_arrays(house: House) -> None:
     assert [row["place"] for row in rows] == [2]
 
 
+async def test_a_tenant_is_found_by_its_slug(house: House) -> None:
+    """Whoever is bound: the id, and nothing else of it."""
+    for slug, tenant in (("a", house.a), ("b", house.b)):
+        (row,) = await house.app.fetch(FIND, slug)
+        assert list(row) == [tenant]
+
+
 # What is not good
 
 
@@ -120,6 +127,33 @@ KEYS_OF: dict[str, Callable[[House], tuple[object, object]]] = {
 async def test_a_tenant_is_not_opened_by(house: House, name: str) -> None:
     """No row, no error."""
     assert await house.opened(*KEYS_OF[name](house)) == []
+
+
+SLUGS: dict[str, Callable[[House], object]] = {
+    "nothing": lambda _: None,
+    "an empty text": lambda _: "",
+    "an unknown slug": lambda _: "acme",
+    "another case": lambda _: "A",
+    "a leading blank": lambda _: " a",
+    "a trailing blank": lambda _: "a ",
+    "a line's end": lambda _: "a\n",
+    "a pattern": lambda _: "%",
+    "another pattern": lambda _: "_",
+    "a beginning and a pattern": lambda _: "a%",
+    "a regular expression": lambda _: "^a$",
+    "another letter that looks the same": lambda _: "\N{CYRILLIC SMALL LETTER A}",
+    "a letter with nothing after it": lambda _: "a\N{ZERO WIDTH SPACE}",
+    "the tenant's id": lambda h: str(h.a),
+    "the tenant's name": lambda _: "Tenant a",
+    "SQL": lambda _: "' OR true --",
+    "a megabyte": lambda _: "a" * 1_000_000,
+}
+
+
+@pytest.mark.parametrize("name", SLUGS)
+async def test_a_tenant_is_not_found_by(house: House, name: str) -> None:
+    """The slug itself and nothing near it; one row with NULL in it, and no error."""
+    assert [tuple(row) for row in await house.app.fetch(FIND, SLUGS[name](house))] == [(None,)]
 
 
 async def test_a_tenant_without_a_key_is_opened_by_nothing(built: House) -> None:

@@ -13,11 +13,13 @@ from tenantry.schema.row_security import APP_ROLE
 from tenantry.tenancy.functions import SqlFunction
 from tests.conftest import Server, bind
 from tests.isolation.house import (
+    FIND,
     KEY,
     KEYS,
     LOOK_UPS,
     MANY,
     ONE,
+    PROVING,
     SEARCHES,
     House,
     digest,
@@ -73,7 +75,7 @@ async def test_the_application_cannot_take_their_rights(
     assert await built.admin.fetchval(held, APP_ROLE, function.call) is is_called
 
 
-@pytest.mark.parametrize("function", LOOK_UPS, ids=lambda each: each.file)
+@pytest.mark.parametrize("function", PROVING, ids=lambda each: each.file)
 def test_the_stored_digest_is_never_compared_directly(function: SqlFunction) -> None:
     """Every comparison hashes both sides with random bytes: its time says nothing of either."""
     body = function.sql.split("$$")[1]
@@ -106,16 +108,21 @@ OPEN = "CREATE SCHEMA mine AUTHORIZATION tenantry_app; GRANT USAGE ON SCHEMA min
 SHADOWS = {
     "temporary tables": (
         "CREATE TEMP TABLE sessions AS SELECT $1::uuid AS tenant_id; CREATE TEMP TABLE users ();"
-        " CREATE TEMP TABLE tenants ()"
+        " CREATE TEMP TABLE tenants AS SELECT $1::uuid AS id, 'spy'::text AS slug;"
+        " GRANT SELECT ON tenants TO PUBLIC"
     ),
     "a schema on the path": (
         "CREATE FUNCTION mine.sha256(bytea) RETURNS bytea LANGUAGE sql RETURN 'x'::bytea;"
         " CREATE FUNCTION mine.now() RETURNS timestamptz LANGUAGE sql RETURN 'epoch'::timestamptz;"
-        " CREATE TABLE mine.sessions (); SET search_path = mine, pg_catalog, public"
+        " CREATE TABLE mine.sessions ();"
+        " CREATE TABLE mine.tenants AS SELECT $1::uuid AS id, 'spy'::text AS slug;"
+        " GRANT SELECT ON mine.tenants TO PUBLIC; SET search_path = mine, pg_catalog, public"
     ),
     "an operator": (
         "CREATE FUNCTION mine.same(bytea, bytea) RETURNS boolean LANGUAGE sql RETURN true;"
         " CREATE OPERATOR mine.= (LEFTARG = bytea, RIGHTARG = bytea, FUNCTION = mine.same);"
+        " CREATE FUNCTION mine.same(text, text) RETURNS boolean LANGUAGE sql RETURN true;"
+        " CREATE OPERATOR mine.= (LEFTARG = text, RIGHTARG = text, FUNCTION = mine.same);"
         " SET search_path = mine, pg_catalog"
     ),
     "temporary functions": (
@@ -143,6 +150,8 @@ async def test_they_do_not_run_the_callers_code(built: House, name: str) -> None
         assert await built.validated(built.a, "s", digest("guess")) == []
         assert len(await built.opened(built.a, built.secret(built.a, "key"))) == 1
         assert await built.opened(built.a, digest("guess")) == []
+        assert await app.fetchval(FIND, "b") == built.b
+        assert await app.fetchval(FIND, "spy") is None
     finally:
         await transaction.rollback()
         await built.admin.execute("DROP SCHEMA mine CASCADE")
@@ -174,13 +183,16 @@ async def test_calling_them_opens_no_rows_around_them(house: House, statement: s
 async def test_explain_does_not_look_into_them(house: House) -> None:
     """The plan of a call is one line: no condition, no count of rows, no table."""
     for analyze in ("", "ANALYZE, BUFFERS OFF, TIMING OFF, SUMMARY OFF, "):
-        rows = await house.app.fetch(
-            f"EXPLAIN ({analyze}VERBOSE) SELECT * FROM"
-            f" tenantry.validate_session('{house.a}', 's', '\\x00')"
-        )
-        plan = "\n".join(row[0] for row in rows)
-        assert "Function Scan on tenantry.validate_session" in plan
-        assert not re.search(r"sessions\b|secret_hash|Index|Filter", plan.replace("  ", " ")), plan
+        for name, call in (
+            ("validate_session", f"validate_session('{house.a}', 's', '\\x00')"),
+            ("find_tenant", "find_tenant('a')"),
+        ):
+            rows = await house.app.fetch(
+                f"EXPLAIN ({analyze}VERBOSE) SELECT * FROM tenantry.{call}"
+            )
+            plan = "\n".join(row[0] for row in rows)
+            assert f"Function Scan on tenantry.{name}" in plan
+            assert not re.search(r"sessions\b|tenants\b|secret_hash|Index|Filter", plan), plan
 
 
 async def test_statistics_of_their_statements_are_not_seen(built: House) -> None:

@@ -115,6 +115,16 @@ MUTATIONS = [
         "function tenantry.authenticate_api_key(spy uuid, hash bytea) is not declared",
     ),
     (
+        "CREATE OR REPLACE FUNCTION tenantry.find_tenant(slug text) RETURNS uuid LANGUAGE plpgsql"
+        " STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS"
+        " 'BEGIN RETURN (SELECT t.id FROM public.tenants t WHERE t.slug LIKE $1 LIMIT 1); END'",
+        "function tenantry.find_tenant(slug text) differs",
+    ),
+    (
+        "REVOKE SELECT (slug) ON tenants FROM tenantry_auth",
+        "table tenants: tenantry_auth lacks SELECT of column slug",
+    ),
+    (
         "GRANT SELECT (hashed_password) ON users TO tenantry_auth",
         "table users: tenantry_auth holds SELECT of column hashed_password",
     ),

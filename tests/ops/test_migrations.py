@@ -189,6 +189,22 @@ async def test_sessions_from_before_signing_in_keep_their_time(
     assert await drift.check(urls.admin) == ["table half is not declared"]
 
 
+async def test_tenants_from_before_are_found(urls: Urls, admin: asyncpg.Connection) -> None:
+    """The look-up by slug comes with its migration, right and all, and goes with it."""
+    held = "SELECT has_column_privilege('tenantry_auth', 'tenants', 'slug', 'SELECT')"
+    assert (await downgrade(urls.admin, target="tenantry_0004"))[-1] == "tenantry_0005"
+    assert await admin.fetchval("SELECT to_regproc('tenantry.find_tenant')") is None
+    assert await admin.fetchval(held) is False
+    await admin.execute(
+        "INSERT INTO tenants (id, name, slug)"
+        " VALUES ('00000000-0000-0000-0000-00000000000a', 'Acme', 'acme')"
+    )
+    await migrate(urls.admin)
+    found = await admin.fetchval("SELECT id FROM tenants WHERE id = tenantry.find_tenant('acme')")
+    assert str(found) == "00000000-0000-0000-0000-00000000000a"
+    assert await drift.check(urls.admin) == []
+
+
 @pytest.mark.parametrize(
     ("statement", "message"),
     [

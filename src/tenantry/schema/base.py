@@ -28,7 +28,7 @@ from tenantry.schema.types import BoundedText, Embedding, JsonObject, TypedJson,
 
 __all__ = ["SCHEMA_REVISION", "Base", "TenantScoped", "uuid7"]
 
-SCHEMA_REVISION: Final = "tenantry_0004"
+SCHEMA_REVISION: Final = "tenantry_0005"
 """The migration that makes the database what these models declare."""
 
 # PostgreSQL's own names, so that a constraint made by hand and one made here are called the same.

@@ -120,9 +120,9 @@ def tenant_row_security(
     Args:
         tenant_column: The column that holds the tenant.
         app: Grants of the application's role; by default it may read and write rows.
-        auth: What the functions that find a session or a key before the tenant is known need of
-            this table, by columns. Nobody can become their owner, ``tenantry_auth``, or log in as
-            it.
+        auth: What the functions that find a session, a key or a slug before the tenant is known
+            need of this table, by columns. Nobody can become their owner, ``tenantry_auth``, or
+            log in as it.
     """
     found_before = tuple(auth)
     own_rows = f"({tenant_column} = tenantry.current_tenant())"

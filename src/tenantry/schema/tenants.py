@@ -78,13 +78,12 @@ class Tenant(Base):
 _API_KEY = ("api_key", "previous_api_key", "previous_api_key_expires_at")
 
 # The application may rename its tenant, change its settings and issue its API key. Making and
-# removing tenants, and changing the slug (whose uniqueness would tell which slugs others have), is
-# the operator's.
+# removing tenants, and changing the slug (a name that is then nobody else's), is the operator's.
 tenant_row_security(
     tenant_column="id",
     app=(
         Grant(APP_ROLE, frozenset({"SELECT"})),
         Grant(APP_ROLE, frozenset({"UPDATE"}), ("name", "settings", "updated_at", *_API_KEY)),
     ),
-    auth=[Grant(AUTH_ROLE, frozenset({"SELECT"}), ("id", *_API_KEY))],
+    auth=[Grant(AUTH_ROLE, frozenset({"SELECT"}), ("id", "slug", *_API_KEY))],
 ).attach(Tenant.__table__)  # type: ignore[arg-type]

@@ -91,6 +91,7 @@ FUNCTIONS: Final = (
     SqlFunction("validate_sessions.sql", AUTH_ROLE),
     SqlFunction("authenticate_api_key.sql", AUTH_ROLE),
     SqlFunction("authenticate_api_keys.sql", AUTH_ROLE),
+    SqlFunction("find_tenant.sql", AUTH_ROLE),
     SqlFunction("word_forms.sql"),
     SqlFunction("lexemes.sql"),
     SqlFunction("search_part.sql"),
