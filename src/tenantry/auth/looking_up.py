@@ -20,9 +20,10 @@ from typing import Any, Final
 import asyncpg
 
 from tenantry.errors import DatabaseUnavailableError, SchemaMissingError, TenantryError
-from tenantry.tenancy.connecting import translate
+from tenantry.settings import Settings
+from tenantry.tenancy.connecting import connect, translate
 
-__all__ = ["Question", "SharedLookUp"]
+__all__ = ["Question", "SharedLookUp", "look_up_for"]
 
 _MOST: Final = 512
 """Keys in one statement, so that none holds up those who come after it for long."""
@@ -250,6 +251,33 @@ class SharedLookUp:
             held.prepared[statement] = await connection.prepare(statement, timeout=self._timeout)
 
 
+def look_up_for(settings: Settings, question: Question, *, connections: int) -> SharedLookUp:
+    """Return the look-up of ``question`` as the application's role, where ``settings`` say.
+
+    Args:
+        settings: Of a `Database`.
+        question: What is asked.
+        connections: How many are held; they are opened when first needed.
+    """
+    url = settings.database_url
+    assert url is not None  # noqa: S101 - Database has refused that
+
+    async def open_connection() -> asyncpg.Connection:
+        return await connect(
+            url,
+            timeout_seconds=settings.connect_timeout_seconds,
+            pooled=bool(settings.pooler),
+        )
+
+    return SharedLookUp(
+        question,
+        open_connection,
+        connections=connections,
+        timeout_seconds=settings.connect_timeout_seconds,
+        pooled=bool(settings.pooler),
+    )
+
+
 def _refuse(waiters: Iterable[Waiter], error: TenantryError) -> None:
     for _, future in waiters:
         if not future.done():
@@ -272,6 +300,6 @@ def _translated(error: BaseException) -> TenantryError:
         )
     known = translate(error) if isinstance(error, asyncpg.PostgresError) else None
     return known or DatabaseUnavailableError(
-        f"PostgreSQL gave no answer ({type(error).__name__}). This says nothing about the token; "
-        "try again."
+        f"PostgreSQL gave no answer ({type(error).__name__}). This says nothing about what was "
+        "looked up; try again."
     )

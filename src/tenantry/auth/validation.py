@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import asyncpg
 from asyncpg.pgproto.pgproto import UUID  # the driver's own, which is made three times as fast
 
 from tenantry.auth.core import Core
-from tenantry.auth.looking_up import Question, SharedLookUp
+from tenantry.auth.looking_up import Question, look_up_for
 from tenantry.auth.principals import Principal
 from tenantry.auth.tokens import read_api_key, read_token
 from tenantry.errors import InvalidTokenError
-from tenantry.settings import Settings
-from tenantry.tenancy.connecting import connect
 
 __all__ = ["Validation"]
 
@@ -44,8 +41,8 @@ class Validation(Core):
     def __init__(self, *args: Any, connections: int, **options: Any) -> None:
         super().__init__(*args, **options)
         settings = self._db.settings
-        self._sessions = _look_up(_SESSION, settings, connections)
-        self._api_keys = _look_up(_API_KEY, settings, connections)
+        self._sessions = look_up_for(settings, _SESSION, connections=connections)
+        self._api_keys = look_up_for(settings, _API_KEY, connections=connections)
 
     async def close(self) -> None:
         """See `Core.close`."""
@@ -87,23 +84,3 @@ class Validation(Core):
         if read is None or row is None:
             raise InvalidTokenError("The API key is not, or no longer, valid.")
         return Principal(UUID(read.tenant), expires_at=row[-1])
-
-
-def _look_up(question: Question, settings: Settings, connections: int) -> SharedLookUp:
-    url = settings.database_url
-    assert url is not None  # noqa: S101 - Database has refused that
-
-    async def open_connection() -> asyncpg.Connection:
-        return await connect(
-            url,
-            timeout_seconds=settings.connect_timeout_seconds,
-            pooled=bool(settings.pooler),
-        )
-
-    return SharedLookUp(
-        question,
-        open_connection,
-        connections=connections,
-        timeout_seconds=settings.connect_timeout_seconds,
-        pooled=bool(settings.pooler),
-    )
