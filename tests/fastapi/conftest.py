@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 import httpx
@@ -174,7 +174,9 @@ async def running(urls: Urls, **options: Any) -> AsyncIterator[Site]:
     async def send(mail: Mail) -> None:
         mails.append(mail)
 
-    given = {"database": urls.settings, "profile": TESTING, "send": send, "sign_up": True}
+    # As in production: nothing that serves requests needs the administrator's URL.
+    database = replace(urls.settings, admin_url=None)
+    given = {"database": database, "profile": TESTING, "send": send, "sign_up": True}
     app = make_app(DoorSettings(**{**given, **options}))
     site = Site(app, mails)
     async with app.router.lifespan_context(app):

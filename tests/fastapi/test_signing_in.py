@@ -7,6 +7,7 @@ from http.cookies import SimpleCookie
 from typing import Any
 from uuid import uuid4
 
+import asyncpg
 import httpx
 import pytest
 
@@ -126,6 +127,22 @@ async def test_unknown_tenants_look_like_wrong_passwords(site: Site) -> None:
         bodies.add((response.status_code, problem["type"], problem["detail"]))
     assert len(bodies) == 1
     assert bodies.pop()[0] == 401
+
+
+async def test_nothing_needs_the_administrator(site: Site, admin: asyncpg.Connection) -> None:
+    """Without its URL, tenants are found by slug; a slug is nobody's, or another's, at once."""
+    with pytest.raises(ConfigurationError, match="TENANTRY_ADMIN_URL"):
+        site.app.state.tenantry.db.operator()
+
+    async def statuses() -> list[int]:
+        slugs = ("acme", "globex", "ajax")
+        return [(await sign_in(site.client(), tenant=each)).status_code for each in slugs]
+
+    assert await statuses() == [200, 401, 401]
+    await admin.execute("UPDATE tenants SET slug = 'ajax' WHERE slug = 'acme'")
+    assert await statuses() == [401, 401, 200]
+    await admin.execute("UPDATE tenants SET slug = 'acme' WHERE slug = 'globex'")
+    assert await statuses() == [401, 401, 200]
 
 
 async def test_the_host_names_the_tenant(urls: Urls, tenants: TenantPair) -> None:

@@ -1,0 +1,66 @@
+"""The tenant of a sign-in: found as the application's role, by whoever asks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+
+from tenantry import Database, Settings
+from tenantry.auth.tenants import TenantFinder
+from tenantry.errors import SchemaMissingError
+from tests.conftest import Server, TenantPair, Urls
+from tests.pgbouncer import pgbouncer
+
+
+@pytest.fixture(params=["direct", "behind PgBouncer"])
+async def finder(
+    request: pytest.FixtureRequest, server: Server, urls: Urls, tenants: TenantPair
+) -> AsyncIterator[TenantFinder]:
+    """Of a database that has no administrator's URL."""
+    if request.param == "direct":
+        async with Database.connect(urls.app) as db:
+            yield TenantFinder(db)
+        return
+    async with pgbouncer(server.url, connections=2) as url:
+        pooled = url.set(username=urls.app.username, database=urls.app.database)
+        async with Database.connect(settings=Settings(database_url=pooled)) as db:
+            assert db.settings.pooler is True
+            yield TenantFinder(db)
+
+
+async def test_everybody_gets_their_own_answer(finder: TenantFinder, tenants: TenantPair) -> None:
+    """Alone, and among hundreds of whom a third go away: their tenant, or none."""
+    expected: dict[str | None, UUID | None] = {
+        "acme": tenants.a.id,
+        "globex": tenants.b.id,
+        "nope": None,
+        "x" * 63: None,
+        None: None,
+    }
+    for slug, tenant in expected.items():
+        assert await finder.find(slug) == tenant
+    asked = list(expected) * 60
+    tasks = [asyncio.create_task(finder.find(slug)) for slug in asked]
+    await asyncio.sleep(0)
+    for task in tasks[::3]:
+        task.cancel()
+    answers = await asyncio.gather(*tasks, return_exceptions=True)
+    for slug, answer in zip(asked, answers, strict=True):
+        assert answer == expected[slug] or isinstance(answer, asyncio.CancelledError)
+
+
+async def test_what_is_no_slug_is_not_asked_for(
+    finder: TenantFinder, admin: asyncpg.Connection
+) -> None:
+    """Where the function is gone a slug fails, and what cannot be one is answered all the same."""
+    await admin.execute("DROP FUNCTION tenantry.find_tenant")
+    with pytest.raises(SchemaMissingError, match="tenantry db migrate"):
+        await finder.find("acme")
+    for text in ("", "ACME", "acme\n", "acme.", "%", "a_b", "-a", "é", "\0", "x" * 64, "x" * 10**6):
+        assert await finder.find(text) is None
+    unknown = uuid4()
+    assert await finder.find(str(unknown)) == unknown
