@@ -12,9 +12,10 @@ from typing import Any, Final, Self
 from uuid import UUID
 
 from sqlalchemy import URL
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from tenantry.errors import ConfigurationError, SessionUseError
+from tenantry.errors import ConfigurationError, DatabaseUnavailableError, SessionUseError
 from tenantry.schema.row_security import OPERATOR_ROLE
 from tenantry.settings import ADMIN_URL, DATABASE_URL, Settings, parse_url
 from tenantry.tenancy.connecting import create_bound_engine, is_pooled
@@ -142,6 +143,25 @@ class Database:
             self._admin = self._engine(self.settings.admin_url, role=OPERATOR_ROLE)
         _log.info("operator session: %s", reason or "no reason given")
         return SessionBlock(OperatorSession(self._admin))
+
+    async def ping(self) -> None:
+        """Ask the server for an answer, as the application's role.
+
+        Raises:
+            DatabaseUnavailableError: There was none within the time for a new connection.
+        """
+        self.require_own_loop()
+        try:
+            async with (
+                asyncio.timeout(self.settings.connect_timeout_seconds),
+                self._app.connect() as connection,
+            ):
+                await connection.exec_driver_sql("SELECT 1")
+        except (TimeoutError, SQLAlchemyError) as error:
+            raise DatabaseUnavailableError(
+                f"PostgreSQL gave no answer ({type(error).__name__}). Look at the server, its "
+                "connections and the way to it."
+            ) from error
 
     def require_own_loop(self) -> None:
         """Refuse to go on in another event loop than the one that has connected.

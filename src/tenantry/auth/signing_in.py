@@ -100,6 +100,17 @@ class SigningIn(DeviceSessions):
             # sign-in has hashed the same password anew: it does. The new hash can tell.
             found = replace(found, stored=None if user is None else user.hashed_password)
 
+    async def refuse_sign_in(self, password: str) -> NoReturn:
+        """Do the work of a sign-in with a wrong password, for a tenant that there is not.
+
+        Raises:
+            InvalidCredentialsError: Always, unless there is too much to do.
+            BusyError: Too much hashing is waiting.
+        """
+        self.hashing.refuse_when_full()
+        await self._check(None, password)
+        raise _no_account()
+
     async def _find(
         self, tenant_id: UUID | str, email: str, origin: Origin, device: Token | None
     ) -> _Found:
@@ -161,7 +172,7 @@ class SigningIn(DeviceSessions):
     async def _refuse(self, tenant_id: UUID | str, found: _Found, origin: Origin) -> NoReturn:
         async with self._transaction(tenant_id) as tx:
             await self._record(tx, "sign_in_failed", user_id=found.user_id, origin=origin)
-        raise InvalidCredentialsError("Email and password do not match an account.")
+        raise _no_account()
 
     async def _enabled_user(self, tx: TenantSession, user_id: UUID | None) -> User | None:
         return await tx.scalar(
@@ -181,3 +192,7 @@ class SigningIn(DeviceSessions):
         user_id = await tx.scalar(ended.returning(AuthSession.user_id))
         if user_id is not None:
             await self._record(tx, "sign_out", user_id=user_id, origin=origin, session=old.id)
+
+
+def _no_account() -> InvalidCredentialsError:
+    return InvalidCredentialsError("Email and password do not match an account.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from datetime import datetime
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final
@@ -11,13 +12,13 @@ from sqlalchemy import ColumnElement, ScalarSelect, delete, func, insert, select
 
 from tenantry.auth import throttling
 from tenantry.auth.core import as_user_id, same_digest, user_info
-from tenantry.auth.emails import account_of
+from tenantry.auth.emails import account_of, canonical_email
 from tenantry.auth.mail import Mail, Purpose
 from tenantry.auth.origins import Origin
 from tenantry.auth.principals import UserInfo
 from tenantry.auth.tokens import Token, make_token, read_token
-from tenantry.auth.users import Users
-from tenantry.errors import InvalidTokenError
+from tenantry.auth.users import Users, check_name
+from tenantry.errors import ConflictError, InvalidTokenError
 from tenantry.schema import SingleUseToken, User
 from tenantry.tenancy.sessions import TenantSession
 
@@ -30,6 +31,38 @@ _KEPT: Final = 5
 
 class SingleUse(Users):
     """The part of `Auth` about mailed tokens."""
+
+    async def sign_up(
+        self,
+        tenant_id: UUID | str,
+        email: str,
+        *,
+        name: str | None = None,
+        address: IPv4Address | IPv6Address | str | None = None,
+    ) -> None:
+        """Have whoever asks made a member, and mailed a token for `reset_password`.
+
+        Whether there was a user with this email before cannot be told from the answer, from how
+        long it takes, or from the mail: to register and to mail come after it. The password is
+        chosen with the token, so nobody can prepare an account for another's address.
+
+        Raises:
+            ConfigurationError: `Auth` was made without ``send``.
+            InvalidValueError: The email or the name cannot be used, or ``address`` is no IP
+                address.
+            ThrottledError: Too many, for this email or from this address.
+            TenantUnknownError: There is no such tenant.
+        """
+        self._require_send()
+        origin, canonical = Origin.of(address, None), canonical_email(email)
+        if name is not None:
+            check_name(name)
+        async with self._transaction(tenant_id) as tx:
+            await throttling.take(
+                tx, what="sign_up", email=canonical, origin=origin, profile=self._profile
+            )
+            tenant = tx.tenant_id
+        self._in_background(self._make_member(tenant, canonical, name, origin))
 
     async def request_email_verification(self, tenant_id: UUID | str, user_id: UUID | str) -> None:
         """Have a user mailed a token for `verify_email`; it voids those mailed before.
@@ -126,6 +159,13 @@ class SingleUse(Users):
                 user.email_verified_at = await tx.scalar(select(func.now()))
             await self._put_password(tx, user, hashed, "password_reset")
             return user_info(user)
+
+    async def _make_member(
+        self, tenant_id: UUID, email: str, name: str | None, origin: Origin
+    ) -> None:
+        with contextlib.suppress(ConflictError):
+            await self.register(tenant_id, email, None, name=name)
+        await self._mail_reset(tenant_id, email, origin)
 
     async def _mail_reset(self, tenant_id: UUID, email: str, origin: Origin) -> None:
         async with self._transaction(tenant_id) as tx:

@@ -12,7 +12,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import IntegrityError
 
 from tenantry.auth import throttling
-from tenantry.auth.core import Core, user_info
+from tenantry.auth.core import Core, as_user_id, user_info
 from tenantry.auth.device_sessions import end_sessions
 from tenantry.auth.emails import canonical_email
 from tenantry.auth.events import EventKind
@@ -28,13 +28,14 @@ from tenantry.errors import (
     LastOwnerError,
     PasswordRefusedError,
     TenantUnknownError,
+    UserUnknownError,
 )
 from tenantry.schema import AuthSession, SingleUseToken, Tenant, User
 from tenantry.schema.types import check_text
 from tenantry.schema.users import UserRole
 from tenantry.tenancy.sessions import TenantSession
 
-__all__ = ["Users"]
+__all__ = ["Users", "check_name"]
 
 _NAME_BYTES: Final = 200
 """As in the column ``users.name``."""
@@ -72,7 +73,7 @@ class Users(Core):
         canonical = canonical_email(email)
         _check_role(role)
         name = canonical.partition("@")[0] if name is None else name
-        check_text(name, max_bytes=_NAME_BYTES, where="the name")
+        check_name(name)
         hashed = None
         if password is not None:
             async with self._transaction(tenant_id) as tx:
@@ -87,6 +88,19 @@ class Users(Core):
         """Return a tenant's users in the order of their emails."""
         async with self._transaction(tenant_id) as tx:
             return [user_info(user) for user in await tx.scalars(select(User).order_by(User.email))]
+
+    async def user(self, tenant_id: UUID | str, user_id: UUID | str) -> UserInfo:
+        """Return a user by id.
+
+        Raises:
+            UserUnknownError: The tenant has no such user.
+        """
+        id_ = as_user_id(user_id)
+        async with self._transaction(tenant_id) as tx:
+            user = await tx.get(User, id_)
+            if user is None:
+                raise UserUnknownError(f"The tenant has no user {id_}.")
+            return user_info(user)
 
     async def find_user(self, tenant_id: UUID | str, email: str) -> UserInfo | None:
         """Return the user with this email, in any spelling; None if the tenant has none.
@@ -354,6 +368,15 @@ async def _void_tokens(tx: TenantSession, user_id: UUID) -> None:
     the owner of a new password out.
     """
     await tx.execute(delete(SingleUseToken).where(SingleUseToken.user_id == user_id))
+
+
+def check_name(name: str) -> None:
+    """Refuse what cannot be a user's name.
+
+    Raises:
+        InvalidValueError: It is no text, empty, or too long.
+    """
+    check_text(name, max_bytes=_NAME_BYTES, where="the name")
 
 
 def _check_role(role: object) -> None:

@@ -1,0 +1,132 @@
+"""The OpenAPI of an application, with credentials and problems documented on every route."""
+
+from __future__ import annotations
+
+import json
+from http import HTTPStatus
+from typing import Any, Final
+
+from tenantry.asgi.door import Door
+from tenantry.asgi.problems import MEDIA_TYPE, Problem
+
+__all__ = ["SCHEME", "document", "reference"]
+
+SCHEME: Final = "tenantry:"
+"""How the names of schemes begin that stand for kinds of credentials, as ``tenantry:api_key``."""
+
+_METHODS: Final = frozenset({"get", "put", "post", "delete", "options", "head", "patch", "trace"})
+_EVERY: Final = (500, 503)
+_UNSAFE: Final = (400, 403, 413, 422)
+_WITH_CREDENTIAL: Final = (401, 403, 404, 409, 422)
+_ERRORS: Final = (*_EVERY, *_UNSAFE, *_WITH_CREDENTIAL, 429)
+_HEADERS: Final = {401: "WWW-Authenticate", 429: "Retry-After", 503: "Retry-After"}
+
+_SCHEMA: Final[dict[str, Any]] = {
+    "title": "Problem",
+    "description": "RFC 9457 problem details.",
+    "type": "object",
+    "required": ["type", "title", "status", "detail", "instance"],
+    "properties": {
+        "type": {"type": "string", "format": "uri-reference"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "instance": {"type": "string", "description": "The request's id, as in X-Request-ID."},
+        "reason": {"type": "string", "description": "Why a password is refused."},
+        "errors": {
+            "type": "array",
+            "description": "What of the request is not as it should be.",
+            "items": {
+                "type": "object",
+                "properties": {
+                    "loc": {"type": "array", "items": {"type": ["string", "integer"]}},
+                    "msg": {"type": "string"},
+                    "type": {"type": "string"},
+                },
+            },
+        },
+    },
+}
+_SCHEMES: Final = {
+    "session": ("sessionCookie", "sessionToken"),
+    "api_key": ("apiKey", "apiKeyHeader"),
+}
+
+
+def document(spec: dict[str, Any], door: Door) -> dict[str, Any]:
+    """Complete a specification in place, and return it; a second time changes nothing."""
+    components = spec.setdefault("components", {})
+    schemas = components.setdefault("schemas", {})
+    schemas["Problem"] = _SCHEMA
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
+    components["responses"] = {
+        **components.get("responses", {}),
+        **{f"Problem{status}": _response(status) for status in _ERRORS},
+    }
+    components["securitySchemes"] = {
+        **{
+            name: scheme
+            for name, scheme in components.get("securitySchemes", {}).items()
+            if not name.startswith(SCHEME)
+        },
+        **_security_schemes(door),
+    }
+    for path in spec.get("paths", {}).values():
+        for method in _METHODS & path.keys():
+            _document_operation(path[method], is_unsafe=method not in {"get", "head", "options"})
+    return spec
+
+
+def _document_operation(operation: dict[str, Any], *, is_unsafe: bool) -> None:
+    statuses = {*_EVERY, *(_UNSAFE if is_unsafe else ())}
+    security, needed = [], list(operation.get("security", ()))
+    for requirement in needed:
+        kinds = next((name for name in requirement if name.startswith(SCHEME)), None)
+        if kinds is None:
+            security.append(requirement)
+            continue
+        statuses.update(_WITH_CREDENTIAL)
+        for kind in kinds.removeprefix(SCHEME).split("|"):
+            schemes = _SCHEMES.get(kind)
+            security += [{name: []} for name in schemes] if schemes else [{}]
+    if needed:
+        operation["security"] = [
+            each for i, each in enumerate(security) if each not in security[:i]
+        ]
+    responses = operation.setdefault("responses", {})
+    if "HTTPValidationError" in str(responses.get("422")):
+        del responses["422"]
+    if operation.get("parameters"):
+        statuses.add(422)
+    for status in sorted(statuses):
+        responses.setdefault(str(status), reference(status))
+
+
+def reference(status: int) -> dict[str, Any]:
+    """Return what stands for the answer with a problem of this status."""
+    return {"$ref": f"#/components/responses/Problem{status}"}
+
+
+def _response(status: int) -> dict[str, Any]:
+    response: dict[str, Any] = {
+        "description": HTTPStatus(status).phrase,
+        "content": {
+            MEDIA_TYPE: {
+                "schema": {"$ref": "#/components/schemas/Problem"},
+                "example": json.loads(Problem(status).body("0198c0de-0000-7000-8000-000000000000")),
+            }
+        },
+    }
+    if status in _HEADERS:
+        response["headers"] = {_HEADERS[status]: {"schema": {"type": "string"}}}
+    return response
+
+
+def _security_schemes(door: Door) -> dict[str, Any]:
+    return {
+        "sessionCookie": {"type": "apiKey", "in": "cookie", "name": door.cookie.wire_name},
+        "sessionToken": {"type": "http", "scheme": "bearer", "description": "A session's token."},
+        "apiKey": {"type": "http", "scheme": "bearer", "description": "tnt_… as a bearer token."},
+        "apiKeyHeader": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    }

@@ -1,0 +1,66 @@
+"""What an application chooses for its door, built once at the edge and passed down."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from typing import Any
+from uuid import UUID
+
+from tenantry.auth import STANDARD, Mail, Profile
+from tenantry.errors import ConfigurationError
+from tenantry.settings import Settings
+
+__all__ = ["DoorSettings"]
+
+
+def peer_address(request: Any) -> str | None:
+    """Return the client's IP address as the server reports it; None for what is none."""
+    try:
+        return str(ip_address(request.client.host)) if request.client else None
+    except ValueError:  # a socket of this machine
+        return None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DoorSettings:
+    """How requests come into an application.
+
+    Args:
+        database: Where the database is. None: as the environment says.
+        profile: The security numbers.
+        send: Sends a `Mail`. None: there are no routes that need one.
+        sign_up: Whether anybody may become a member of a tenant; needs ``send``.
+        base_domain: With ``example.com``, the host ``acme.example.com`` is the tenant ``acme``'s,
+            and no other host is a tenant's. None: the body names the tenant's slug or id.
+        resolve_tenant: Finds the id of the tenant that somebody signs in to, from the framework's
+            request and the tenant named in the body. None: ``base_domain`` or the body says.
+        client_address: Finds the client's IP address in the framework's request. By default it is
+            the peer that the server reports; behind a proxy, have the server trust its headers.
+        trusted_origins: Other origins whose pages may send requests, as ``https://x.example.com``.
+        cookie_name: Of the session's cookie, without the prefix ``__Host-``.
+        insecure_http: For development, plain HTTP: on this machine, and for nobody else.
+        prefix: Where the routes of signing in are.
+        max_body_bytes: Longer bodies are refused.
+
+    Raises:
+        ConfigurationError: ``sign_up`` without ``send``.
+    """
+
+    database: Settings | None = None
+    profile: Profile = STANDARD
+    send: Callable[[Mail], Awaitable[None]] | None = field(default=None, repr=False)
+    sign_up: bool = False
+    base_domain: str | None = None
+    resolve_tenant: Callable[[Any, str | None], Awaitable[UUID | None]] | None = None
+    client_address: Callable[[Any], str | None] = peer_address
+    trusted_origins: Collection[str] = ()
+    cookie_name: str = "session"
+    insecure_http: bool = False
+    prefix: str = "/auth"
+    max_body_bytes: int = 10 * 1024 * 1024
+
+    def __post_init__(self) -> None:
+        if self.sign_up and self.send is None:
+            raise ConfigurationError("sign_up needs a way to send mail. Give send as well.")

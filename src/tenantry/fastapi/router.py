@@ -1,0 +1,170 @@
+"""The routes of signing in, and those that say whether the application is alive."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Annotated, Any, Final
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, HTTPException, Request, Response
+
+from tenantry.asgi import Exchange, bodies
+from tenantry.asgi.openapi import reference
+from tenantry.auth import Principal, SessionInfo
+from tenantry.errors import TenantUnknownError
+from tenantry.fastapi.dependencies import CurrentDoor, SessionPrincipal
+
+__all__ = ["health", "mailing", "sign_up", "signing_in"]
+
+
+class _Visit:
+    """A request to one of these routes."""
+
+    def __init__(self, request: Request) -> None:
+        self.exchange = Exchange.of(request.scope)
+        self.door = self.exchange.door
+        self.auth = self.door.auth
+        self.address = self.door.settings.client_address(request)
+        self.agent = request.headers.get("user-agent")
+        self._request = request
+
+    async def tenant(self, named: str | None) -> UUID:
+        return await self.door.tenant(self._request, named)
+
+
+async def _visit(request: Request) -> _Visit:
+    return _Visit(request)
+
+
+Visit = Annotated[_Visit, Depends(_visit)]
+
+
+def _problems(*statuses: int) -> Any:
+    return {status: reference(status) for status in statuses}
+
+
+def _user(principal: Principal) -> tuple[UUID, UUID]:
+    assert principal.user_id is not None  # noqa: S101 - a session is a user's
+    return principal.tenant_id, principal.user_id
+
+
+signing_in: Final = APIRouter(tags=["sign-in"])
+mailing: Final = APIRouter(tags=["sign-in"])
+sign_up: Final = APIRouter(tags=["sign-in"])
+health: Final = APIRouter(tags=["health"])
+
+
+@signing_in.post("/sign-in", responses=_problems(401, 429))
+async def sign_in(body: bodies.SignIn, visit: Visit, response: Response) -> bodies.NewSession:
+    """Sign in, on a new session; the one that the browser had before ends."""
+    password, in_cookie = body.password.get_secret_value(), body.transport == "cookie"
+    old, device = visit.exchange.cookies() if in_cookie else (None, body.device())
+    try:
+        signed_in = await visit.auth.sign_in(
+            await visit.tenant(body.tenant),
+            body.email,
+            password,
+            address=visit.address,
+            user_agent=visit.agent,
+            device_token=device,
+            replaces=old,
+        )
+    except TenantUnknownError:
+        await visit.auth.refuse_sign_in(password)
+    if in_cookie:
+        for cookie in visit.door.cookies_of(signed_in):
+            response.headers.append("set-cookie", cookie)
+    return bodies.NewSession.made(signed_in, with_tokens=not in_cookie)
+
+
+@signing_in.post("/sign-out", status_code=204)
+async def sign_out(visit: Visit) -> None:
+    """End this session. Whoever has none is signed out already."""
+    if (token := visit.exchange.session_token()) is not None:
+        await visit.auth.sign_out(token, address=visit.address, user_agent=visit.agent)
+    visit.exchange.drops_cookie = True
+
+
+@signing_in.get("/session")
+async def session(principal: SessionPrincipal, visit: Visit) -> bodies.Session:
+    """Say who is signed in."""
+    return bodies.Session.of(await visit.auth.user(*_user(principal)), principal)
+
+
+@signing_in.get("/sessions")
+async def sessions(principal: SessionPrincipal, visit: Visit) -> list[SessionInfo]:
+    """List the devices on which the user is signed in, the newest first."""
+    return await visit.auth.sessions(*_user(principal))
+
+
+@signing_in.delete("/sessions", status_code=204)
+async def revoke_others(principal: SessionPrincipal, visit: Visit) -> None:
+    """Sign out everywhere else."""
+    await visit.auth.revoke_all(*_user(principal), except_session=principal.session_id)
+
+
+@signing_in.delete("/sessions/{session_id}", status_code=204)
+async def revoke(session_id: str, principal: SessionPrincipal, visit: Visit) -> None:
+    """Sign out there."""
+    if not await visit.auth.revoke(*_user(principal), session_id):
+        raise HTTPException(404, "You have no such session.")
+    visit.exchange.drops_cookie = session_id == principal.session_id
+
+
+@signing_in.post("/password", status_code=204, responses=_problems(429))
+async def change_password(
+    body: bodies.PasswordChange, principal: SessionPrincipal, visit: Visit
+) -> None:
+    """Change the password; the user's other sessions end."""
+    await visit.auth.change_password(
+        *_user(principal),
+        body.current.get_secret_value(),
+        body.new.get_secret_value(),
+        keep_session=principal.session_id,
+        address=visit.address,
+    )
+
+
+@mailing.post("/password-reset", status_code=202, responses=_problems(429))
+async def request_password_reset(body: bodies.Account, visit: Visit) -> None:
+    """Have a token mailed, if there is such an account; the answer does not tell."""
+    with suppress(TenantUnknownError):
+        tenant = await visit.tenant(body.tenant)
+        await visit.auth.request_password_reset(tenant, body.email, address=visit.address)
+
+
+@mailing.post("/password-reset/redeem", status_code=204, responses=_problems(401))
+async def reset_password(body: bodies.PasswordReset, visit: Visit) -> None:
+    """Choose a new password with a mailed token; all the user's sessions end."""
+    await visit.auth.reset_password(body.token.get_secret_value(), body.new.get_secret_value())
+
+
+@mailing.post("/email-verification", status_code=202, responses=_problems(429))
+async def request_email_verification(principal: SessionPrincipal, visit: Visit) -> None:
+    """Have a token mailed that shows that the address is the user's."""
+    await visit.auth.request_email_verification(*_user(principal))
+
+
+@mailing.post("/email-verification/redeem", status_code=204, responses=_problems(401))
+async def verify_email(body: bodies.EmailProof, visit: Visit) -> None:
+    """Show with a mailed token that the address is the user's."""
+    await visit.auth.verify_email(body.token.get_secret_value())
+
+
+@sign_up.post("/sign-up", status_code=202, responses=_problems(429))
+async def become_member(body: bodies.SignUp, visit: Visit) -> None:
+    """Become a member, and choose the password with a mailed token; no answer tells who is one."""
+    with suppress(TenantUnknownError):
+        tenant = await visit.tenant(body.tenant)
+        await visit.auth.sign_up(tenant, body.email, name=body.name, address=visit.address)
+
+
+@health.get("/healthz", status_code=204)
+async def is_alive() -> None:
+    """Say that the process is alive."""
+
+
+@health.get("/readyz", status_code=204)
+async def is_ready(door: CurrentDoor) -> None:
+    """Say whether the database answers."""
+    await door.db.ping()
