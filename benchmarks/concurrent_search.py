@@ -35,7 +35,7 @@ from tenantry.search import (
     keyword_search,
     vector_search,
 )
-from tenantry.search.planning import DEFAULT_RECALL, EXACT_CHUNKS
+from tenantry.search.planning import DEFAULT_RECALL, exact_query
 from tenantry.search.queries import Query
 from tenantry.search.searching import _CHUNKS, _HYBRID, _KEYWORDS, DEFAULT_VECTOR_WEIGHT, POOL
 
@@ -218,7 +218,7 @@ def _statement(
         arguments = (vector, *words, POOL, DEFAULT_VECTOR_WEIGHT, DEFAULT_RECALL, True)
         return _HYBRID.replace("{vector}", "$1"), arguments
     if exact:
-        return EXACT_CHUNKS.replace("{vector}", "$1").replace("{k}", str(K)), (vector, tenant)
+        return exact_query(K, documents=False).replace("{vector}", "$1"), (vector, tenant)
     return _CHUNKS.replace("{vector}", "$1"), (vector, K, None, DEFAULT_RECALL)
 
 

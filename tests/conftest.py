@@ -3,6 +3,9 @@
 `TENANTRY_TEST_SERVER_URL`, a superuser's URL, runs the tests on that server instead of the
 embedded one. Roles are a whole server's, so each process of `pytest -n` needs a server of its own:
 several URLs are separated by blanks.
+
+`TENANTRY_TEST_SAMPLE=1` runs every test, but of the many cases of a parametrized one a sample: for
+further runs of the suite, on other versions.
 """
 
 from __future__ import annotations
@@ -120,22 +123,28 @@ async def open_connection(url: URL) -> asyncpg.Connection:
     return await asyncpg.connect(url.render_as_string(hide_password=False))
 
 
-_TRACED_FIRST, _TRACED_EACH = 3, 10
+_SAMPLE_FIRST, _SAMPLE_EACH = 3, 10
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Have coverage trace the first cases of a parametrized test, and every tenth of the others.
 
     Tracing doubles the time of a test, and the two hundredth case runs the same lines. All cases
-    run, and are judged, with or without it.
+    run, and are judged, with or without it, unless a sample was asked for.
     """
     seen: Counter[tuple[Path, str]] = Counter()
+    others: list[pytest.Item] = []
     for item in items:
         if isinstance(item, pytest.Function) and hasattr(item, "callspec"):
             test = (item.path, item.originalname)
-            if seen[test] >= _TRACED_FIRST and seen[test] % _TRACED_EACH:
+            if seen[test] >= _SAMPLE_FIRST and seen[test] % _SAMPLE_EACH:
                 item.add_marker(pytest.mark.no_cover)
+                others.append(item)
             seen[test] += 1
+    if others and os.environ.get("TENANTRY_TEST_SAMPLE"):
+        config.hook.pytest_deselected(items=others)
+        left_out = set(others)
+        items[:] = [item for item in items if item not in left_out]
 
 
 def pytest_collection_finish() -> None:

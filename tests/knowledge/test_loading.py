@@ -28,8 +28,9 @@ from tenantry.errors import (
     ReadOnlyError,
     SessionUseError,
 )
-from tenantry.knowledge import Chunk, add_document, load_chunks, loading, vectors
+from tenantry.knowledge import Chunk, add_document, load_chunks, loading
 from tenantry.schema import EMBEDDING_DIMENSIONS, KnowledgeChunk
+from tenantry.tenancy import vectors
 from tenantry.tenancy.sessions import TenantSession
 from tests.conftest import Server, TenantPair, Urls
 from tests.pgbouncer import pgbouncer

@@ -10,6 +10,7 @@ import pytest
 from tenantry import Database
 from tenantry.errors import ConfigurationError, ConflictError, MigrationError
 from tenantry.knowledge import Chunk, add_document
+from tenantry.ops import knowledge_indexes
 from tenantry.ops.knowledge_indexes import (
     BuildAdvice,
     BuildProgress,
@@ -48,9 +49,14 @@ async def test_indexes_are_listed(urls: Urls) -> None:
 
 
 async def test_rebuilt_index_is_a_new_one_and_progress_is_told(
-    db: Database, urls: Urls, tenants: TenantPair, admin: asyncpg.Connection
+    db: Database,
+    urls: Urls,
+    tenants: TenantPair,
+    admin: asyncpg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The build reports its phases, leaves nothing behind, and others write meanwhile."""
+    monkeypatch.setattr(knowledge_indexes, "_POLL_SECONDS", 0.01)  # the build takes .2 s
     await fill(db, tenants, 1500)
     before = await admin.fetchval(OLD_FILE)
     seen: list[BuildProgress] = []
@@ -106,8 +112,6 @@ async def test_interrupted_rebuild_is_mended(
 
 
 async def _mend_impatiently(urls: Urls) -> None:
-    from tenantry.ops import knowledge_indexes
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(knowledge_indexes, "_LOCK_TIMEOUT_MS", 50)
         await mend_indexes(urls.admin)

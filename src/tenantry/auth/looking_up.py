@@ -240,7 +240,8 @@ class SharedLookUp:
                 rows: list[Row] = await held.connection.fetch(statement, *values)
                 await held.connection.execute("COMMIT")
                 return rows
-        return await held.prepared[statement].fetch(*values, timeout=self._timeout)
+        found: list[Row] = await held.prepared[statement].fetch(*values, timeout=self._timeout)
+        return found
 
     async def _prepare(self, held: _Held, connection: asyncpg.Connection) -> None:
         # All at once, so that every look-up after the first on a connection is one round trip,

@@ -8,8 +8,8 @@ from typing import Any, Final, TypeAlias
 from uuid import UUID
 
 from tenantry.errors import DocumentUnknownError, InvalidValueError
-from tenantry.knowledge.vectors import Matrix, wire_vector
 from tenantry.schema.types import CONTENT_MAX_BYTES, check_text
+from tenantry.tenancy.vectors import Matrix, wire_vector
 
 __all__ = ["Batch", "Chunk", "ChunkSource", "Reader", "as_document_id"]
 

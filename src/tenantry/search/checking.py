@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import math
-import struct
-import sys
-from array import array
-from collections.abc import Sequence
 from typing import Final
 
 from tenantry.errors import InvalidValueError, TenantRequiredError
 from tenantry.schema.languages import LANGUAGES
-from tenantry.schema.types import EMBEDDING_DIMENSIONS, check_embedding
 from tenantry.tenancy.sessions import TenantSession
 
 __all__ = [
@@ -22,16 +16,10 @@ __all__ = [
     "checked_session",
     "checked_share",
     "checked_text",
-    "checked_vector",
 ]
 
 MAX_K: Final = 1_000
-_VECTOR_HEAD: Final = struct.pack(">HH", EMBEDDING_DIMENSIONS, 0)
-
 _HUGE: Final = 10**12
-_LEAST: Final = 2.0**-40
-"""Squares of smaller numbers, and of larger ones than its inverse, do not fit the float32 that
-pgvector adds them up in: every similarity would be 1, or 0."""
 
 
 def checked_session(tx: object) -> TenantSession:
@@ -80,30 +68,6 @@ def checked_text(text: object) -> str:
     if not isinstance(text, str):
         raise InvalidValueError(f"text is a {type(text).__name__}; a str is required.")
     return text
-
-
-def checked_vector(embedding: object) -> bytes:
-    """Return ``embedding`` in pgvector's binary format: two int16, then float32, big-endian.
-
-    Raises:
-        InvalidValueError: Cosine distance is not defined for it; see `check_embedding`.
-    """
-    numbers = array("f")
-    length = 0.0
-    tolist = getattr(embedding, "to_list", None) or getattr(embedding, "tolist", None)
-    try:
-        numbers = array("f", tolist() if tolist is not None else embedding)  # type: ignore[arg-type]
-        length = math.hypot(*numbers) if len(numbers) == EMBEDDING_DIMENSIONS else 0.0
-    except (TypeError, OverflowError):
-        pass
-    ordered = tolist is not None or isinstance(embedding, Sequence)
-    if not ordered or isinstance(embedding, str | bytes) or not _LEAST <= length <= 1 / _LEAST:
-        given = check_embedding(embedding)  # which says what is wrong
-        largest = max(map(abs, given))
-        numbers = array("f", [each / largest for each in given])
-    if sys.byteorder == "little":
-        numbers.byteswap()
-    return _VECTOR_HEAD + numbers.tobytes()
 
 
 def checked_share(value: object, name: str, *, least: float = 0.0, most: float = 1.0) -> float:

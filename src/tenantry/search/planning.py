@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final, Literal, NamedTuple
 from uuid import UUID
 from weakref import WeakKeyDictionary
@@ -16,10 +17,9 @@ from tenantry.tenancy.sessions import TenantSession
 
 __all__ = [
     "DEFAULT_RECALL",
-    "EXACT_CHUNKS",
-    "EXACT_DOCUMENTS",
     "VectorPlan",
     "VectorSearch",
+    "exact_query",
     "explain_vector_search",
     "planned",
 ]
@@ -48,12 +48,12 @@ _TITLE: Final = """(
         SELECT d.title FROM public.knowledge_documents d
          WHERE d.tenant_id = $2 AND d.id = c.document_id
     )"""
-EXACT_CHUNKS: Final = _EXACT.format(
+_EXACT_CHUNKS: Final = _EXACT.format(
     columns=f"c.id, c.document_id, {_TITLE}, c.content",
     inner="c.id, c.document_id",
     table="knowledge_chunks",
 )
-EXACT_DOCUMENTS: Final = _EXACT.format(
+_EXACT_DOCUMENTS: Final = _EXACT.format(
     columns="c.id, c.id, c.title, c.content", inner="c.id, c.title", table="knowledge_documents"
 )
 
@@ -104,6 +104,12 @@ class VectorSearch(NamedTuple):
     filter: str | None
     recall: float
     documents: bool
+
+
+@cache
+def exact_query(k: int, *, documents: bool) -> str:
+    """Return the query of an exact search without a filter; ``{vector}`` stands in it."""
+    return (_EXACT_DOCUMENTS if documents else _EXACT_CHUNKS).replace("{k}", str(k))
 
 
 async def explain_vector_search(

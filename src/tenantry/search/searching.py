@@ -15,20 +15,19 @@ from tenantry.search.checking import (
     checked_session,
     checked_share,
     checked_text,
-    checked_vector,
 )
 from tenantry.search.filters import Filter, filter_path
 from tenantry.search.hits import Highlight, Hit
 from tenantry.search.planning import (
     DEFAULT_RECALL,
-    EXACT_CHUNKS,
-    EXACT_DOCUMENTS,
     VectorSearch,
+    exact_query,
     planned,
 )
 from tenantry.search.queries import Query
 from tenantry.tenancy.fetching import fetch, fetch_by_vector
 from tenantry.tenancy.sessions import TenantSession
+from tenantry.tenancy.vectors import wire_direction
 
 __all__ = ["hybrid_search", "keyword_search", "vector_search"]
 
@@ -108,7 +107,7 @@ async def vector_search(
         sqlalchemy.exc.DBAPIError: PostgreSQL refused, as after a timeout or in a transaction that
             has failed.
     """
-    vector = checked_vector(embedding)
+    vector = wire_direction(embedding)
     wanted = VectorSearch(
         checked_k(k),
         filter_path(where),
@@ -122,8 +121,7 @@ async def vector_search(
     )
     checked_session(tx)
     if wanted.filter is None and (await planned(tx, wanted)).plan == "exact":
-        query = EXACT_DOCUMENTS if documents else EXACT_CHUNKS
-        rows = await fetch_by_vector(tx, query.replace("{k}", str(k)), vector, tx.tenant_id)
+        rows = await fetch_by_vector(tx, exact_query(k, documents=documents), vector, tx.tenant_id)
     else:
         query = _DOCUMENTS if documents else _CHUNKS
         rows = await fetch_by_vector(tx, query, vector, k, wanted.filter, wanted.recall)
@@ -277,7 +275,7 @@ async def hybrid_search(
             has failed.
     """
     query = Query.parse(checked_text(text))
-    vector = checked_vector(embedding)
+    vector = wire_direction(embedding)
     rows = await fetch_by_vector(
         checked_session(tx),
         _HYBRID,
@@ -298,8 +296,8 @@ async def hybrid_search(
 
 
 def _hit(row: Any, query: Query) -> Hit:
-    hit = Hit(*row[:5])
-    return replace(hit, highlight=_highlight(hit.content, row["excerpt"], query))
+    id_, document_id, title, content, score, excerpt = row
+    return Hit(id_, document_id, title, content, score, _highlight(content, excerpt, query))
 
 
 def _highlight(content: str, excerpt: str | None, query: Query) -> Highlight | None:

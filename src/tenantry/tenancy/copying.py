@@ -9,9 +9,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import struct
-import sys
-from array import array
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
@@ -27,9 +24,9 @@ from tenantry.schema.types import (
     JsonObject,
     TypedJson,
     UtcDateTime,
-    check_embedding,
 )
 from tenantry.tenancy.driver import bound
+from tenantry.tenancy.vectors import wire_vector
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
@@ -272,34 +269,10 @@ def _whole(value: Any, where: str) -> int:
 
 
 def _vector_encoder(dimensions: int | None) -> Encode:
-    """Return the encoder into pgvector's binary format: two int16, then float32, big-endian."""
-
     def encode(value: Any, where: str) -> bytes:
-        wanted = len(value) if dimensions is None else dimensions
-        numbers = _float32(value)
-        is_zero = not any(numbers)  # any() ends at the first that is not
-        if sys.byteorder == "little":
-            numbers.byteswap()
-        sent = numbers.tobytes()
-        # NaN and infinity begin with the byte 7F or FF. So do finite numbers from 2**127 on: the
-        # slow check tells which it is.
-        first_bytes = sent[::4]
-        if len(numbers) != wanted or is_zero or b"\x7f" in first_bytes or b"\xff" in first_bytes:
-            check_embedding(value, dimensions=wanted, where=where)
-        return struct.pack(">HH", wanted, 0) + sent
+        return wire_vector(value, where=where, dimensions=dimensions or len(value))
 
     return encode
-
-
-def _float32(value: Any) -> array[float]:
-    """Return a copy of ``value``; empty when it is not a sequence of numbers."""
-    if isinstance(value, array):
-        return array("f", value)
-    tolist = getattr(value, "to_list", None) or getattr(value, "tolist", None)
-    try:
-        return array("f", tolist() if tolist is not None else value)
-    except (TypeError, OverflowError):
-        return array("f")
 
 
 def _as_is(value: bytes) -> bytes:

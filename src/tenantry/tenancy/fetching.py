@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Final
 
 import asyncpg
@@ -23,6 +21,16 @@ _PROVISIONING: Final = "isce"
 """SQLAlchemy's code for a session that another task has begun to use."""
 
 
+_TRANSLATED: Final = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    OSError,
+    DBAPIError,
+    InvalidRequestError,
+)
+
+
 async def fetch(tx: TenantSession, query: str, *args: Any) -> list[asyncpg.Record]:
     """Run ``query`` in the transaction of ``tx`` and return its rows.
 
@@ -31,8 +39,12 @@ async def fetch(tx: TenantSession, query: str, *args: Any) -> list[asyncpg.Recor
         DatabaseUnavailableError: The connection was lost.
         TenantryError: What PostgreSQL says about tenants and rights.
     """
-    with _translated(tx, query):
+    try:
         return await (await tx.driver()).fetch(query, *args)
+    except _TRANSLATED as error:
+        if (translated := _translated(tx, query, error)) is not None:
+            raise translated from error
+        raise
 
 
 async def fetch_by_vector(
@@ -43,27 +55,25 @@ async def fetch_by_vector(
     Raises:
         SessionUseError, DatabaseUnavailableError, TenantryError: as `fetch`.
     """
-    with _translated(tx, query):
-        return await (await tx.driver()).fetch_by_vector(query, vector, *args)
-
-
-@contextmanager
-def _translated(tx: TenantSession, query: str) -> Iterator[None]:
     try:
-        yield
-    except asyncpg.PostgresError as error:
-        raise translate(error) or DBAPIError(query, None, error, hide_parameters=True) from error
-    except (DBAPIError, InvalidRequestError) as error:
+        return await (await tx.driver()).fetch_by_vector(query, vector, *args)
+    except _TRANSLATED as error:
+        if (translated := _translated(tx, query, error)) is not None:
+            raise translated from error
+        raise
+
+
+def _translated(tx: TenantSession, query: str, error: Exception) -> Exception | None:
+    if isinstance(error, asyncpg.PostgresError):
+        return translate(error) or DBAPIError(query, None, error, hide_parameters=True)
+    if isinstance(error, DBAPIError | InvalidRequestError):
         # Another task is about to begin the transaction, or to take a connection for it.
         cause = error.orig.__cause__ if isinstance(error, DBAPIError) and error.orig else None
         is_taken = isinstance(cause, asyncpg.InterfaceError) and tx.is_connected
-        if error.code == _PROVISIONING or is_taken:
-            raise SessionUseError(_IN_USE) from error
-        raise
-    except (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
-        if isinstance(error, asyncpg.InterfaceError) and tx.is_connected:
-            raise SessionUseError(_IN_USE) from error
-        raise DatabaseUnavailableError(
-            f"The connection to PostgreSQL was lost ({type(error).__name__}). Nothing uncommitted "
-            "was kept."
-        ) from error
+        return SessionUseError(_IN_USE) if error.code == _PROVISIONING or is_taken else None
+    if isinstance(error, asyncpg.InterfaceError) and tx.is_connected:
+        return SessionUseError(_IN_USE)
+    return DatabaseUnavailableError(
+        f"The connection to PostgreSQL was lost ({type(error).__name__}). Nothing uncommitted "
+        "was kept."
+    )
