@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -121,9 +120,3 @@ async def signed_in(auth: Auth, tenants: TenantPair) -> SignedIn:
     """Ada of Acme, signed in before anybody watched."""
     await auth.register(tenants.a.id, EMAIL, PASSWORD)
     return await auth.sign_in(tenants.a.id, EMAIL, PASSWORD)
-
-
-async def in_tasks(*calls: Callable[[], Any]) -> list[Any]:
-    """Call all at once, each in a task of its own."""
-    async with asyncio.timeout(20):
-        return await asyncio.gather(*(asyncio.create_task(call()) for call in calls))
