@@ -8,12 +8,13 @@ import asyncpg
 from asyncpg.pgproto.pgproto import UUID  # the driver's own, which is made three times as fast
 
 from tenantry.auth.core import Core
-from tenantry.auth.looking_up import Question, SharedLookUp
+from tenantry.auth.looking_up import Question, Row, SharedLookUp
 from tenantry.auth.principals import Principal
-from tenantry.auth.tokens import read_api_key, read_token
+from tenantry.auth.tokens import ApiKey, Token, read_api_key, read_token
 from tenantry.errors import InvalidTokenError
 from tenantry.settings import Settings
 from tenantry.tenancy.connecting import connect
+from tenantry.tenancy.observing import Observer, Operation
 
 __all__ = ["Validation"]
 
@@ -44,8 +45,10 @@ class Validation(Core):
     def __init__(self, *args: Any, connections: int, **options: Any) -> None:
         super().__init__(*args, **options)
         settings = self._db.settings
-        self._sessions = _look_up(_SESSION, settings, connections)
-        self._api_keys = _look_up(_API_KEY, settings, connections)
+        self._sessions = _look_up("sessions", _SESSION, settings, connections)
+        self._api_keys = _look_up("api_keys", _API_KEY, settings, connections)
+        self._db.measure(self._sessions)
+        self._db.measure(self._api_keys)
 
     async def close(self) -> None:
         """See `Core.close`."""
@@ -68,7 +71,11 @@ class Validation(Core):
         """
         self._db.require_own_loop()
         key = read_token(token)
-        row = None if key is None else await self._sessions.find(key)
+        observer = self._db.observer
+        if observer is not None:
+            row = await _observed(observer, "validate", self._sessions, key)
+        else:
+            row = None if key is None else await self._sessions.find(key)
         if key is None or row is None:
             raise InvalidTokenError("The session is not, or no longer, valid. Sign in again.")
         at = 0 if len(row) == _SESSION_COLUMNS else 1  # after its place among many
@@ -83,13 +90,30 @@ class Validation(Core):
         """
         self._db.require_own_loop()
         read = read_api_key(key)
-        row = None if read is None else await self._api_keys.find(read)
+        observer = self._db.observer
+        if observer is not None:
+            row = await _observed(observer, "authenticate_api_key", self._api_keys, read)
+        else:
+            row = None if read is None else await self._api_keys.find(read)
         if read is None or row is None:
             raise InvalidTokenError("The API key is not, or no longer, valid.")
         return Principal(UUID(read.tenant), expires_at=row[-1])
 
 
-def _look_up(question: Question, settings: Settings, connections: int) -> SharedLookUp:
+async def _observed(
+    observer: Observer, operation: Operation, look_up: SharedLookUp, key: Token | ApiKey | None
+) -> Row | None:
+    with observer.begin(operation) as observation:
+        row = None if key is None else await look_up.find(key, caller=observation)
+        if key is None or row is None:
+            # Whose a key claims to be is not told until it is proven.
+            observation.note(refused=True)
+        else:
+            observation.note(tenant_id=key.tenant)
+        return row
+
+
+def _look_up(name: str, question: Question, settings: Settings, connections: int) -> SharedLookUp:
     url = settings.database_url
     assert url is not None  # noqa: S101 - Database has refused that
 
@@ -106,4 +130,5 @@ def _look_up(question: Question, settings: Settings, connections: int) -> Shared
         connections=connections,
         timeout_seconds=settings.connect_timeout_seconds,
         pooled=bool(settings.pooler),
+        name=name,
     )
