@@ -46,7 +46,7 @@ check-migrations: setup
 	sh scripts/lint_migrations $(bin)/squawk
 
 check-docs: setup
-	$(bin)/mkdocs build --strict --quiet --site-dir site
+	$(bin)/zensical build --clean --strict
 
 bench: setup ## Measure the speed of what products do most
 	@$(bin)/python -m benchmarks $(ARGS)
@@ -59,5 +59,5 @@ lock: setup ## Renew requirements/ from pyproject.toml (ARGS=--upgrade for the n
 	sh scripts/lock $(bin)/uv $(ARGS)
 
 clean: ## Remove .venv and everything that was made
-	rm -rf .venv site build dist .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .cache site build dist .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name .git -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
