@@ -10,7 +10,10 @@ ARGS ?=
 JOBS ?= 2
 bin := .venv/bin
 
-.PHONY: help setup demo test check bench format lock clean
+# A command line for a folder below this one.
+absolute_bin := $(CURDIR)/$(bin)
+
+.PHONY: help setup demo example test check bench format lock clean
 .PHONY: check-style check-types check-imports check-requirements check-migrations check-docs
 
 help: ## Show this list
@@ -21,6 +24,9 @@ setup:
 
 demo: setup ## Show tenant isolation on a PostgreSQL of its own
 	@$(bin)/tenantry demo
+
+example: setup ## Serve examples/support_desk on this machine (ARGS="--port 8001")
+	@cd examples/support_desk && $(absolute_bin)/tenantry db migrate && exec $(absolute_bin)/python -m support_desk $(ARGS)
 
 test: setup ## Run the tests, with coverage of at least 90 %
 	@sh scripts/pgbouncer >/dev/null
@@ -34,7 +40,7 @@ check-style: setup
 	$(bin)/ruff check .
 
 check-types: setup
-	$(bin)/mypy --strict src tests benchmarks
+	$(bin)/mypy --strict src tests benchmarks examples/support_desk/support_desk
 
 check-imports: setup
 	$(bin)/lint-imports --no-logo
