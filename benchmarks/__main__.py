@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from benchmarks import (
     chunk_loading,
     concurrent_search,
+    http_requests,
     keyword_search,
     search_quality,
     seed_loading,
@@ -29,6 +30,7 @@ BENCHMARKS: Final[dict[str, Callable[[argparse.Namespace], Coroutine[Any, Any, b
     "tenant_transaction": tenant_transaction.run,
     "session_validation": session_validation.run,
     "signing_in": signing_in.run,
+    "http_requests": http_requests.run,
     "vector_search": vector_search.run,
     "keyword_search": keyword_search.run,
     "search_quality": search_quality.run,
@@ -48,6 +50,9 @@ def main() -> int:
     )
     parser.add_argument(
         "--rows", type=int, default=100_000, help="chunks whose memory is measured, as 1000000"
+    )
+    parser.add_argument(
+        "--peer-python", metavar="PATH", help="an interpreter with fastapi-users, to compare"
     )
     _add_search(parser)
     parser.add_argument("--rounds", type=int, default=2, help="how often (default: 2)")

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import httpx
 import pytest
-from fastapi import APIRouter, Depends, FastAPI, HTTPException
+from fastapi import APIRouter, Depends, FastAPI
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 from sqlalchemy import select
 from starlette.requests import Request
 
-from tenantry.auth import Auth, Mail, Principal, UserInfo
+from tenantry.asgi import Door
+from tenantry.auth import Auth, Mail, Principal
 from tenantry.auth.profiles import TESTING
 from tenantry.fastapi import (
     ApiKeyPrincipal,
@@ -82,10 +83,14 @@ async def members(principal: Annotated[Principal, require_role("member")]) -> st
     return str(principal.role)
 
 
+GATES: dict[Door, asyncio.Event] = {}
+"""Until when streams wait."""
+
+
 @routes.get("/stream")
 async def stream(tx: TenantTx, door: CurrentDoor) -> StreamingResponse:
     names = list(await tx.scalars(select(Widget.name)))
-    gate: asyncio.Event = door.gate  # type: ignore[attr-defined]
+    gate = GATES[door]
 
     async def lines() -> AsyncIterator[str]:
         yield "first\n"
@@ -118,28 +123,34 @@ class Site:
 
     app: FastAPI
     mails: list[Mail] = field(default_factory=list)
+    raises: bool = True
     clients: list[httpx.AsyncClient] = field(default_factory=list)
 
     @property
     def auth(self) -> Auth:
         return self.app.state.tenantry.auth  # type: ignore[no-any-return]
 
-    def client(self, *, base: str = SITE, raises: bool = True, **headers: str) -> httpx.AsyncClient:
+    def client(self, *, base: str = SITE, **headers: str) -> httpx.AsyncClient:
         """A browser on the site itself, unless ``headers`` say otherwise."""
-        transport = httpx.ASGITransport(self.app, raise_app_exceptions=raises)
+        transport = httpx.ASGITransport(self.app, raise_app_exceptions=self.raises)
         given = headers or {"Sec-Fetch-Site": "same-origin", "Origin": base}
         client = httpx.AsyncClient(transport=transport, base_url=base, headers=given)
         self.clients.append(client)
         return client
 
-    async def signed_in(
-        self, email: str = EMAIL, *, tenant: str = "acme", **headers: str
-    ) -> httpx.AsyncClient:
+    async def signed_in(self, email: str = EMAIL, *, tenant: str = "acme") -> httpx.AsyncClient:
         """A browser whose user has signed in."""
-        client = self.client(**headers)
+        client = self.client()
         response = await sign_in(client, email=email, tenant=tenant)
         assert response.status_code == 200, response.text
         return client
+
+
+async def eventually(holds: Callable[[], Awaitable[bool]]) -> None:
+    """Return once ``holds`` says so; for what only polling can tell."""
+    async with asyncio.timeout(20):
+        while not await holds():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
 
 
 async def sign_in(client: httpx.AsyncClient, **fields: Any) -> httpx.Response:
@@ -163,8 +174,8 @@ async def running(urls: Urls, **options: Any) -> AsyncIterator[Site]:
     async def send(mail: Mail) -> None:
         mails.append(mail)
 
-    given = {"profile": TESTING, "send": send, "sign_up": True, **options}
-    app = make_app(DoorSettings(database=urls.settings, **given))
+    given = {"database": urls.settings, "profile": TESTING, "send": send, "sign_up": True}
+    app = make_app(DoorSettings(**{**given, **options}))
     site = Site(app, mails)
     async with app.router.lifespan_context(app):
         yield site

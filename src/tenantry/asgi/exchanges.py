@@ -6,9 +6,9 @@ import logging
 import re
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
 from ipaddress import ip_address
+from random import getrandbits
 from time import perf_counter
 from typing import Any, Final
-from uuid import uuid4
 
 from tenantry.asgi.credentials import is_cross_site, read_credential, read_headers
 from tenantry.asgi.door import Door
@@ -31,6 +31,11 @@ _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{8,64}")
 _LOCAL: Final = re.compile(
     rb"(localhost|[a-z0-9-]+\.localhost|127\.0\.0\.1|\[::1\]|testserver)(:\d+)?", re.IGNORECASE
 )
+
+
+def _new_id() -> str:
+    # Not uuid4: it asks the system for secret bytes, and this is no secret.
+    return f"{getrandbits(128):032x}"
 
 
 class _BodyTooLongError(Exception):
@@ -60,9 +65,10 @@ class Exchange:
         self.door = door
         self.headers = read_headers(scope["headers"], b"x-request-id", b"content-length")
         given = self.headers.get(b"x-request-id", (b"",))[0]
-        self.request_id = given.decode() if _REQUEST_ID.fullmatch(given) else str(uuid4())
+        self.request_id = given.decode() if _REQUEST_ID.fullmatch(given) else _new_id()
         self.principal: Principal | None = None
-        self.used_credential = False
+        # An answer of the routes of signing in is nothing to store, whatever it says.
+        self.used_credential = scope["path"].startswith(f"{door.settings.prefix}/")
         self.drops_cookie = False
         self.is_too_long = False
         self.status: int | None = None

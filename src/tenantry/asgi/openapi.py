@@ -15,10 +15,11 @@ SCHEME: Final = "tenantry:"
 """How the names of schemes begin that stand for kinds of credentials, as ``tenantry:api_key``."""
 
 _METHODS: Final = frozenset({"get", "put", "post", "delete", "options", "head", "patch", "trace"})
-_EVERY: Final = (422, 500, 503)
-_UNSAFE: Final = (400, 403, 413)
-_WITH_CREDENTIAL: Final = (401, 403, 404, 409)
+_EVERY: Final = (500, 503)
+_UNSAFE: Final = (400, 403, 413, 422)
+_WITH_CREDENTIAL: Final = (401, 403, 404, 409, 422)
 _ERRORS: Final = (*_EVERY, *_UNSAFE, *_WITH_CREDENTIAL, 429)
+_HEADERS: Final = {401: "WWW-Authenticate", 429: "Retry-After", 503: "Retry-After"}
 
 _SCHEMA: Final[dict[str, Any]] = {
     "title": "Problem",
@@ -96,7 +97,9 @@ def _document_operation(operation: dict[str, Any], *, is_unsafe: bool) -> None:
     responses = operation.setdefault("responses", {})
     if "HTTPValidationError" in str(responses.get("422")):
         del responses["422"]
-    for status in statuses:
+    if operation.get("parameters"):
+        statuses.add(422)
+    for status in sorted(statuses):
         responses.setdefault(str(status), reference(status))
 
 
@@ -115,6 +118,8 @@ def _response(status: int) -> dict[str, Any]:
             }
         },
     }
+    if status in _HEADERS:
+        response["headers"] = {_HEADERS[status]: {"schema": {"type": "string"}}}
     return response
 
 

@@ -1,0 +1,225 @@
+"""What goes out: problems, transactions that have ended, documentation; and the end itself."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import asyncpg
+import httpx
+from sqlalchemy.exc import NoResultFound
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from tenantry import errors
+from tenantry.asgi.problems import STATUSES, status_of
+from tenantry.errors import PasswordRefusedError, RetryLaterError, TenantryError
+from tenantry.settings import url_text
+from tests.auth.gateway import gateway
+from tests.conftest import TenantPair, Urls
+from tests.fastapi.conftest import EMAIL, GATES, PASSWORD, Site, eventually, running, sign_in
+
+SECRET = "correct-horse-and-its-secret"
+
+
+def tree(error: type[TenantryError] = TenantryError) -> Iterator[type[TenantryError]]:
+    for each in error.__subclasses__():
+        yield each
+        yield from tree(each)
+
+
+def make(error: type[TenantryError]) -> TenantryError:
+    if issubclass(error, RetryLaterError):
+        return error("too much", retry_after_seconds=7)
+    if issubclass(error, PasswordRefusedError):
+        return error("bad", reason="common")
+    return error(f"found {SECRET}; run `tenantry db migrate`")
+
+
+def test_every_error_has_a_status() -> None:
+    """A new kind of error has to be given one; the table of the documentation says the same."""
+    assert TenantryError not in STATUSES
+    expected = {
+        errors.InvalidCredentialsError: 401, errors.InvalidTokenError: 401,
+        errors.ThrottledError: 429, errors.BusyError: 503, errors.DatabaseUnavailableError: 503,
+        errors.PasswordRefusedError: 422, errors.InvalidValueError: 422,
+        errors.ConflictError: 409, errors.LastOwnerError: 409,
+        errors.UserUnknownError: 404, errors.TenantUnknownError: 404,
+    }  # fmt: skip
+    for error in tree():
+        assert 400 <= status_of(make(error)) < 600
+    for error, status in expected.items():
+        assert status_of(make(error)) == status
+
+
+async def test_errors_are_problems(site: Site) -> None:
+    """Each of the tree, and what lies below: the right status, RFC 9457, and nothing else."""
+    site.raises = False
+    client = site.client()
+    raised: list[Exception] = [make(error) for error in tree()]
+    raised += [NoResultFound(SECRET), PoolTimeoutError(SECRET), ValueError(SECRET)]
+    expected = [status_of(each) for each in raised if isinstance(each, TenantryError)]
+    for error, status in zip(raised, [*expected, 404, 503, 500], strict=True):
+        site.app.state.error = error
+        response = await client.get("/api/fails")
+        assert response.status_code == status, error
+        assert response.headers["content-type"] == "application/problem+json"
+        problem = response.json()
+        assert problem["status"] == status
+        assert problem["instance"] == response.headers["x-request-id"]
+        assert {"type", "title", "detail"} < set(problem)
+        if status >= 500 or status in {403, 404}:
+            assert SECRET not in response.text
+        assert ("retry-after" in response.headers) is (status in {429, 503})
+        if isinstance(error, RetryLaterError):
+            assert response.headers["retry-after"] == "7"
+
+
+async def test_what_the_application_refuses_is_a_problem_too(site: Site) -> None:
+    """Unknown paths, wrong methods, and bodies that are not as documented."""
+    client = await site.signed_in()
+    for method, path, status in (("GET", "/nowhere", 404), ("PUT", "/auth/session", 405)):
+        response = await client.request(method, path)
+        assert (response.status_code, response.json()["status"]) == (status, status)
+    response = await client.post("/api/widgets", json={"name": 7, "password": SECRET})
+    assert response.status_code == 422
+    assert [each["loc"] for each in response.json()["errors"]] == [["body", "name"]]
+    assert SECRET not in response.text
+    assert "input" not in response.text
+    response = await client.post("/api/widgets", json={"name": "a\x00b"})
+    assert response.status_code == 422
+
+
+async def test_no_transaction_is_open_while_a_response_streams(
+    site: Site, admin: asyncpg.Connection
+) -> None:
+    """When the first line is out, no connection is in a transaction."""
+    gate = GATES[site.app.state.tenantry] = asyncio.Event()
+    client = await site.signed_in()
+    await client.post("/api/widgets", json={"name": "streamed"})
+    messages: asyncio.Queue[Any] = asyncio.Queue()
+    headers = [(b"cookie", f"__Host-session={client.cookies['__Host-session']}".encode())]
+    scope = {
+        "type": "http", "asgi": {"version": "3.0"}, "method": "GET", "path": "/api/stream",
+        "raw_path": b"/api/stream", "query_string": b"", "headers": headers, "http_version": "1.1",
+        "scheme": "https", "client": ("127.0.0.1", 1), "server": ("x", 443), "root_path": "",
+    }  # fmt: skip
+
+    async def receive() -> Any:
+        await asyncio.sleep(60)
+
+    task = asyncio.create_task(site.app(scope, receive, messages.put))
+    async with asyncio.timeout(20):
+        assert (await messages.get())["status"] == 200
+        assert (await messages.get())["body"] == b"first\n"
+        states = await admin.fetch(
+            "SELECT state FROM pg_stat_activity WHERE datname = current_database()"
+            " AND usename = 'tenantry_app'"
+        )
+        gate.set()
+        assert (await messages.get())["body"] == b"['streamed']\n"
+        await task
+    assert {row["state"] for row in states} == {"idle"}
+
+
+async def test_a_commit_that_fails_is_no_success(site: Site, admin: asyncpg.Connection) -> None:
+    """The answer tells of it, and nothing is kept."""
+    await admin.execute(
+        "ALTER TABLE widgets ADD UNIQUE (tenant_id, name) DEFERRABLE INITIALLY DEFERRED"
+    )
+    client = await site.signed_in()
+    response = await client.post("/api/twice")
+    assert response.status_code == 409
+    assert response.headers["content-type"] == "application/problem+json"
+    assert "INSERT" not in response.text
+    assert (await client.get("/api/widgets")).json() == []
+
+
+async def test_an_unreachable_database_signs_nobody_out(urls: Urls, tenants: TenantPair) -> None:
+    """503 and no word about the cookie; the process is alive, and not ready."""
+    async with gateway(urls.app) as way:
+        database = replace(urls.settings, database_url=way.url, connect_timeout_seconds=0.5)
+        async with running(urls, database=database) as site:
+            await site.auth.register(tenants.a.id, EMAIL, PASSWORD)
+            client = await site.signed_in()
+            assert (await client.get("/readyz")).status_code == 204
+            way.passing = False
+            way.cut()
+            for path in ("/auth/session", "/api/widgets", "/api/who", "/readyz"):
+                response = await client.get(path)
+                assert response.status_code == 503, path
+                assert response.headers["content-type"] == "application/problem+json"
+                assert "set-cookie" not in response.headers
+            assert (await sign_in(client)).status_code == 503
+            assert (await client.get("/healthz")).status_code == 204
+            way.passing = True
+            assert (await client.get("/auth/session")).status_code == 200
+
+
+async def test_the_documentation_is_complete(site: Site) -> None:
+    """Every operation names its credentials and its problems, and FastAPI's own are gone."""
+    spec = site.app.openapi()
+    assert spec == site.app.openapi()
+    assert set(spec["components"]["securitySchemes"]) == {
+        "apiKey", "apiKeyHeader", "sessionCookie", "sessionToken",
+    }  # fmt: skip
+    assert "HTTPValidationError" not in str(spec)
+    assert "tenantry:" not in str(spec)
+    widgets = spec["paths"]["/api/widgets"]
+    kinds = [next(iter(each)) for each in widgets["get"]["security"]]
+    assert kinds == ["sessionCookie", "sessionToken", "apiKey", "apiKeyHeader"]
+    assert {} in spec["paths"]["/api/who"]["get"]["security"]
+    assert "security" not in spec["paths"]["/auth/sign-in"]["post"]
+    assert {"401", "403", "404", "409", "422", "500", "503"} < set(widgets["get"]["responses"])
+    for path in spec["paths"].values():
+        for operation in path.values():
+            for status, response in operation["responses"].items():
+                assert status < "400" or response["$ref"].endswith(f"Problem{status}")
+
+
+PROGRAM = """
+import uvicorn
+from fastapi import FastAPI
+from tenantry.fastapi import DoorSettings, install, lifespan
+app = FastAPI(lifespan=lifespan)
+install(app, DoorSettings(insecure_http=True))
+uvicorn.run(app, port={port})
+"""
+
+
+async def test_it_comes_to_a_clean_end(urls: Urls, admin: asyncpg.Connection) -> None:
+    """On SIGTERM uvicorn ends without an error, and no connection to the database is left."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-W", "error", "-c", PROGRAM.format(port=port),
+        env={**os.environ, "TENANTRY_DATABASE_URL": url_text(urls.app)},
+        stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+
+        async def is_ready() -> bool:
+            assert process.returncode is None
+            try:
+                return (await client.get("/readyz")).status_code == 204
+            except httpx.ConnectError:
+                return False
+
+        await eventually(is_ready)
+    process.send_signal(signal.SIGTERM)
+    _, said = await asyncio.wait_for(process.communicate(), 20)
+    assert b"Application shutdown complete" in said
+    assert b"INSECURE" in said
+    assert b"Traceback" not in said
+    assert process.returncode in {0, -signal.SIGTERM}
+    left = (
+        "SELECT count(*) = 0 FROM pg_stat_activity"
+        " WHERE usename = 'tenantry_app' AND datname = current_database()"
+    )
+    await eventually(lambda: admin.fetchval(left))

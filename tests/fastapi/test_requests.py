@@ -1,0 +1,204 @@
+"""What comes in: from other sites, with others' credentials, malformed, or too much of it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.conftest import TenantPair, Urls
+from tests.fastapi.conftest import SITE, Site, running, sign_in
+
+OWN = {"Origin": SITE}
+OTHER = "https://evil.example"
+TRUSTED = "https://admin.example.com"
+
+# What a browser or program sends, and whether it may change something with a cookie.
+ORIGINS: list[tuple[dict[str, str], bool]] = [
+    ({"Sec-Fetch-Site": "same-origin"}, True),
+    ({"Sec-Fetch-Site": "same-origin", **OWN}, True),
+    ({"Sec-Fetch-Site": "none"}, True),
+    ({"Sec-Fetch-Site": "same-site", "Origin": "https://x.example.com"}, False),
+    ({"Sec-Fetch-Site": "same-site", "Origin": TRUSTED}, True),
+    ({"Sec-Fetch-Site": "cross-site", "Origin": OTHER}, False),
+    ({"Sec-Fetch-Site": "cross-site", **OWN}, False),
+    ({"Sec-Fetch-Site": "nonsense"}, False),
+    (OWN, True),
+    ({"Origin": SITE.replace("https", "http")}, False),
+    ({"Origin": SITE + ":444"}, False),
+    ({"Origin": OTHER}, False),
+    ({"Origin": TRUSTED}, True),
+    ({"Origin": TRUSTED + ".evil.example"}, False),
+    ({"Origin": "null"}, False),
+    ({"Authorization": "Basic eDp5"}, False),
+    ({"User-Agent": "says nothing"}, False),
+]
+
+
+@pytest.fixture
+async def trusting(urls: Urls, tenants: TenantPair) -> AsyncIterator[Site]:
+    """The application, with another origin that it trusts."""
+    async with running(urls, trusted_origins=[TRUSTED]) as site:
+        yield site
+
+
+async def test_other_sites_change_nothing(trusting: Site) -> None:
+    """Every unsafe method, sign-in included, is refused before anything else is looked at."""
+    calls = [(method, "/api/widgets") for method in ("POST", "PUT", "PATCH", "DELETE", "X-ODD")]
+    for headers, allowed in ORIGINS:
+        client = trusting.client(Cookie="a=b", **headers)
+        for method, path in [*calls, ("POST", "/auth/sign-in"), ("POST", "/auth/sign-out")]:
+            response = await client.request(method, path)
+            assert (response.status_code == 403) is not allowed, (method, path, headers)
+        for method in ("GET", "HEAD", "OPTIONS"):
+            assert (await client.request(method, "/api/widgets")).status_code in {401, 405}
+
+
+async def test_programs_need_no_origin(trusting: Site) -> None:
+    """What no browser sends by itself: a bearer token or a key; or no cookie at all."""
+    quiet = {"User-Agent": "program"}
+    for headers in (
+        {"Authorization": "Bearer x", "Cookie": "a=b", "Sec-Fetch-Site": "cross-site"},
+        {"X-API-Key": "x", "Cookie": "a=b", "Origin": OTHER},
+    ):
+        response = await trusting.client(**headers).post("/api/widgets", json={"name": "x"})
+        assert response.status_code == 401
+    assert (await sign_in(trusting.client(**quiet))).status_code == 401
+    doubled = [("Origin", SITE), ("Origin", OTHER)]
+    response = await trusting.client(**quiet).post("/auth/sign-out", headers=doubled)
+    assert response.status_code == 403
+
+
+async def test_tenants_stay_apart(site: Site, tenants: TenantPair) -> None:
+    """By cookie, by token and by key, each sees its own rows, whatever else the request names."""
+    ada, bob = await site.signed_in(), await site.signed_in("bob@globex.example", tenant="globex")
+    assert (await ada.post("/api/widgets", json={"name": "acme's"})).status_code == 201
+    named = {"X-Tenant": str(tenants.a.id), "Host": "acme.example.com"}
+    query = f"/api/widgets?tenant={tenants.a.slug}&tenant_id={tenants.a.id}"
+    assert (await bob.get(query, headers=named)).json() == []
+    for tenant, widgets in ((tenants.a, ["acme's"]), (tenants.b, [])):
+        key = (await site.auth.issue_api_key(tenant.id)).key
+        for headers in ({"X-API-Key": key}, {"Authorization": f"Bearer {key}"}):
+            program = site.client(**headers)
+            assert (await program.get("/api/widgets")).json() == widgets
+            assert (await program.get("/api/program")).json() == str(tenant.id)
+            assert (await program.get("/api/who")).json() == "api_key"
+            for path in ("/auth/session", "/auth/sessions", "/api/members"):
+                assert (await program.get(path)).status_code == 403
+
+
+async def test_roles_are_required(site: Site) -> None:
+    """An owner is an admin and a member; a member is neither; nobody is none of them."""
+    ada, bob = await site.signed_in(), await site.signed_in("bob@globex.example", tenant="globex")
+    paths = ("/api/owners", "/api/admins", "/api/members", "/api/program")
+    for client, expected in (
+        (ada, [200, 200, 200, 403]),
+        (bob, [403, 403, 200, 403]),
+        (site.client(), [401, 401, 401, 401]),
+    ):
+        assert [(await client.get(path)).status_code for path in paths] == expected
+
+
+async def test_malformed_credentials_are_refused(site: Site) -> None:
+    """Doubled, oversized, garbled or of the wrong kind: 401, and never 500."""
+    client = await site.signed_in()
+    token = client.cookies["__Host-session"]
+    mine = ("Cookie", f"__Host-session={token}")
+    bearer = ("Authorization", f"Bearer {token}")
+    bad: list[list[tuple[str, Any]]] = [
+        [],
+        [("Cookie", f"__Host-session={token}; __Host-session={token}")],
+        [mine, mine],
+        [("Cookie", f"__Host-session={token}x")],
+        [("Cookie", f'__Host-session="{token}"')],
+        [("Cookie", "__Host-session=" + "x" * 100_000)],
+        [("Cookie", b"__Host-session=\xff\x00;;;=;")],
+        [("Cookie", f"session={token}")],
+        [bearer, bearer],
+        [("Authorization", "Bearer "), mine],
+        [("Authorization", f"Bearer {token}, Bearer {token}")],
+        [("Authorization", f"Token {token}")],
+        [("Authorization", b"Bearer \xff\xfe")],
+        [("Authorization", "Bearer tnt_" + "x" * 100_000)],
+        [("X-API-Key", token)],
+        [("X-API-Key", "tnt_"), bearer],
+    ]
+    stranger = site.client(**{"User-Agent": "x"})
+    for headers in bad:
+        response = await stranger.get("/api/widgets", headers=headers)
+        assert response.status_code == 401, headers
+        assert response.headers["www-authenticate"] == "Bearer"
+    for headers in ([mine], [bearer], [("Authorization", "Basic eDp5"), mine]):
+        assert (await stranger.get("/api/widgets", headers=headers)).status_code == 200
+
+
+async def test_an_optional_caller_is_nobody_without_a_good_cookie(site: Site) -> None:
+    """A cookie that is no longer good is dropped, and the request goes on; a bad token does not."""
+    assert (await site.client().get("/api/who")).json() is None
+    response = await site.client(Cookie="__Host-session=x").get("/api/who")
+    assert (response.status_code, response.json()) == (200, None)
+    assert "__Host-session=; " in response.headers["set-cookie"]
+    assert (await site.client(Authorization="Bearer x").get("/api/who")).status_code == 401
+    assert (await (await site.signed_in()).get("/api/who")).json() == "session"
+
+
+async def test_bodies_have_a_limit(site: Site) -> None:
+    """Announced or not, 50 MB are refused, and are not read to the end."""
+    client = await site.signed_in()
+    sent = 0
+
+    async def chunks() -> AsyncIterator[bytes]:
+        nonlocal sent
+        for _ in range(50):
+            sent += 1
+            yield b"x" * 1_000_000
+
+    for body in (chunks(), b"x" * 50_000_000):
+        response = await client.post("/api/widgets", content=body)
+        assert response.status_code == 413
+        assert response.headers["content-type"] == "application/problem+json"
+    assert sent < 20
+    odd = await client.post("/api/widgets", headers={"Content-Length": "+1"}, content=b"x")
+    assert odd.status_code == 413
+
+
+@pytest.mark.parametrize("content_type", ["text/plain", "application/xml", "multipart/form-data"])
+async def test_other_content_types_are_refused(site: Site, content_type: str) -> None:
+    """As a problem, with nothing of the body in it."""
+    response = await site.client().post(
+        "/auth/sign-in", content=b'{"email": "secret"}', headers={"Content-Type": content_type}
+    )
+    assert response.status_code in {400, 415, 422}
+    assert response.headers["content-type"] == "application/problem+json"
+    assert "secret" not in response.text
+
+
+async def test_requests_have_ids(site: Site) -> None:
+    """One that is sane is kept, and any other replaced; a problem names it."""
+    client = site.client()
+    for given, kept in (
+        ("0198c0de-0000", True),
+        ("x y", False),
+        ("a" * 99, False),
+        ("no\n", False),
+    ):
+        response = await client.get("/api/widgets", headers=[("X-Request-ID", given.strip())])
+        answered = response.headers["x-request-id"]
+        assert (answered == given) is kept or given == "no\n"
+        assert response.json()["instance"] == answered
+    ids = {(await client.get("/healthz")).headers["x-request-id"] for _ in range(3)}
+    assert len(ids) == 3
+
+
+async def test_applications_do_not_share_anything(urls: Urls, tenants: TenantPair) -> None:
+    """Two in one process have doors of their own."""
+    async with running(urls) as one, running(urls, cookie_name="other") as two:
+        assert one.app.state.tenantry is not two.app.state.tenantry
+        await one.auth.register(tenants.a.id, "eve@acme.example", "correct horse battery staple")
+        jars = []
+        for site in (one, two):
+            client: httpx.AsyncClient = await site.signed_in("eve@acme.example")
+            jars.append({name for name in client.cookies if "device" not in name})
+        assert jars == [{"__Host-session"}, {"__Host-other"}]

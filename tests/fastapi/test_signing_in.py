@@ -1,0 +1,269 @@
+"""The routes of signing in: cookies, sessions, mails, and what they do not tell."""
+
+from __future__ import annotations
+
+import logging
+from http.cookies import SimpleCookie
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from tenantry.auth.profiles import TESTING
+from tenantry.errors import ConfigurationError
+from tenantry.fastapi import DoorSettings
+from tests.conftest import TenantPair, Urls
+from tests.fastapi.conftest import EMAIL, PASSWORD, Site, eventually, make_app, running, sign_in
+
+NEW = "another fine day of may"
+
+
+def cookies(response: httpx.Response) -> SimpleCookie:
+    """The cookies that a response sets."""
+    jar = SimpleCookie()
+    for each in response.headers.get_list("set-cookie"):
+        jar.load(each)
+    return jar
+
+
+async def mailed(site: Site, count: int) -> list[str]:
+    """The tokens that were mailed, once there are so many."""
+
+    async def are_there() -> bool:
+        return len(site.mails) >= count
+
+    await eventually(are_there)
+    return [mail.token for mail in site.mails]
+
+
+async def test_cookies_are_as_they_should_be(site: Site) -> None:
+    """Two cookies for this host alone, out of reach of scripts, other sites and plain HTTP."""
+    jar = cookies(await sign_in(site.client()))
+    lifetimes = {
+        "__Host-session": TESTING.absolute_lifetime,
+        "__Host-session-device": TESTING.device_lifetime,
+    }
+    assert set(jar) == set(lifetimes)
+    for name, lifetime in lifetimes.items():
+        cookie = jar[name]
+        assert cookie["secure"] is True
+        assert cookie["httponly"] is True
+        assert (cookie["samesite"], cookie["path"], cookie["domain"]) == ("Lax", "/", "")
+        assert int(cookie["max-age"]) == lifetime.total_seconds()
+
+
+async def test_a_session_goes_from_sign_in_to_sign_out(site: Site) -> None:
+    """Signed in, the user is known; signed out, the cookie goes and a kept copy opens nothing."""
+    client = await site.signed_in()
+    token = client.cookies["__Host-session"]
+    me = (await client.get("/auth/session")).json()
+    assert (me["user"]["email"], me["user"]["role"]) == (EMAIL, "owner")
+    response = await client.post("/auth/sign-out")
+    assert response.status_code == 204
+    assert cookies(response)["__Host-session"]["max-age"] == "0"
+    assert list(client.cookies) == ["__Host-session-device"]
+    kept = site.client(Cookie=f"__Host-session={token}")
+    response = await kept.get("/auth/session")
+    assert response.status_code == 401
+    assert cookies(response)["__Host-session"]["max-age"] == "0"
+    assert (await client.post("/auth/sign-out")).status_code == 204
+
+
+async def test_a_session_cannot_be_fixed(site: Site) -> None:
+    """Sign-in gives a new token, whatever the browser had; that session ends."""
+    first = await site.signed_in()
+    old = first.cookies["__Host-session"]
+    assert (await sign_in(first)).status_code == 200
+    assert first.cookies["__Host-session"] != old
+    assert (await first.get("/api/widgets")).status_code == 200
+    assert (
+        await site.client(Cookie=f"__Host-session={old}").get("/api/widgets")
+    ).status_code == 401
+
+
+async def test_bearer_tokens_are_for_clients_without_cookies(site: Site) -> None:
+    """They come in the body when asked for, and need neither origin nor cookie."""
+    response = await sign_in(site.client(**{"User-Agent": "app"}), transport="bearer")
+    assert "set-cookie" not in response.headers
+    token = response.json()["token"]
+    app = site.client(Authorization=f"Bearer {token}")
+    assert (await app.post("/api/widgets", json={"name": "x"})).status_code == 201
+    assert (await app.get("/auth/session")).json()["user"]["email"] == EMAIL
+    assert (await site.client().get(f"/api/widgets?token={token}")).status_code == 401
+    assert (await app.post("/auth/sign-out")).status_code == 204
+    assert (await app.get("/auth/session")).status_code == 401
+
+
+async def test_sessions_are_listed_and_ended(site: Site, tenants: TenantPair) -> None:
+    """One there, all others, and this one; nobody else's."""
+    here, there, elsewhere = [await site.signed_in() for _ in range(3)]
+    bob = await site.signed_in("bob@globex.example", tenant="globex")
+    ids = [each["id"] for each in (await here.get("/auth/sessions")).json()]
+    mine, theirs = [(await each.get("/auth/session")).json()["session_id"] for each in (here, bob)]
+    assert len(ids) == 3
+    assert theirs not in ids
+    assert (await here.delete(f"/auth/sessions/{theirs}")).status_code == 404
+    assert (await here.delete("/auth/sessions/nonsense%00")).status_code == 404
+    assert (await here.delete(f"/auth/sessions/{ids[0]}")).status_code == 204
+    assert (await elsewhere.get("/auth/session")).status_code == 401
+    assert (await here.delete("/auth/sessions")).status_code == 204
+    assert (await there.get("/auth/session")).status_code == 401
+    assert (await bob.get("/auth/session")).status_code == 200
+    response = await here.delete(f"/auth/sessions/{mine}")
+    assert cookies(response)["__Host-session"]["max-age"] == "0"
+
+
+async def test_unknown_tenants_look_like_wrong_passwords(site: Site) -> None:
+    """By slug, id or host, and with nothing said: one status, one body, and a hash is computed."""
+    bodies = set()
+    client = site.client()
+    tenants: list[str | None] = ["nope", str(uuid4()), None, "no slug"]
+    wrong: list[dict[str, str | None]] = [{"tenant": each} for each in tenants]
+    for fields in [*wrong, {"password": "wrong"}, {"email": "nobody@acme.example"}]:
+        response = await sign_in(client, **fields)
+        problem = response.json()
+        bodies.add((response.status_code, problem["type"], problem["detail"]))
+    assert len(bodies) == 1
+    assert bodies.pop()[0] == 401
+
+
+async def test_the_host_names_the_tenant(urls: Urls, tenants: TenantPair) -> None:
+    """Below the base domain, the first label is the slug, whatever the body says."""
+    async with running(urls, base_domain="example.com") as site:
+        await site.auth.register(tenants.a.id, EMAIL, PASSWORD)
+        statuses = {}
+        for host in ("acme.example.com", "globex.example.com", "acme.example.com.evil", "acme"):
+            client = site.client(base=f"https://{host}")
+            statuses[host] = (await sign_in(client, tenant="acme")).status_code
+        assert statuses.pop("acme.example.com") == 200
+        assert set(statuses.values()) == {401}
+
+
+async def test_anybody_may_sign_up_and_nobody_learns_who_has(
+    site: Site, tenants: TenantPair
+) -> None:
+    """The same answer and the same mail for a new member, a known one, and a tenant not there."""
+    client = site.client()
+    answers = set()
+    for fields in [{"email": "new@acme.example"}, {"email": EMAIL}, {"tenant": "nope"}]:
+        body = {"email": "x@acme.example", "tenant": "acme", **fields}
+        response = await client.post("/auth/sign-up", json=body)
+        answers.add((response.status_code, response.content))
+    assert answers == {(202, b"null")}
+    await mailed(site, 2)
+    assert {(mail.purpose, mail.email) for mail in site.mails} == {
+        ("reset_password", "new@acme.example"),
+        ("reset_password", EMAIL),
+    }
+    token = next(mail.token for mail in site.mails if mail.email == "new@acme.example")
+    redeemed = await client.post("/auth/password-reset/redeem", json={"token": token, "new": NEW})
+    assert redeemed.status_code == 204, redeemed.text
+    assert (await sign_in(client, email="new@acme.example", password=NEW)).status_code == 200
+    assert (await client.get("/auth/session")).json()["user"]["role"] == "member"
+
+
+async def test_passwords_are_changed_and_reset(site: Site) -> None:
+    """Changed with the old one, reset with a mailed token, once; emails are verified alike."""
+    client, other = await site.signed_in(), await site.signed_in()
+    wrong = await client.post("/auth/password", json={"current": "wrong", "new": NEW})
+    assert (wrong.status_code, "set-cookie" in wrong.headers) == (401, False)
+    weak = await client.post("/auth/password", json={"current": PASSWORD, "new": "password"})
+    assert (weak.status_code, weak.json()["reason"]) == (422, "common")
+    changed = await client.post("/auth/password", json={"current": PASSWORD, "new": NEW})
+    assert changed.status_code == 204, changed.text
+    assert (await client.get("/auth/session")).status_code == 200
+    assert (await other.get("/auth/session")).status_code == 401
+    asked = await client.post("/auth/email-verification")
+    assert asked.status_code == 202
+    (token,) = await mailed(site, 1)
+    for status in (204, 401):
+        proof = await client.post("/auth/email-verification/redeem", json={"token": token})
+        assert proof.status_code == status
+    assert (await client.get("/auth/session")).json()["user"]["email_verified_at"]
+    for email in (EMAIL, "nobody@acme.example"):
+        body = {"email": email, "tenant": "acme"}
+        assert (await client.post("/auth/password-reset", json=body)).status_code == 202
+    token = (await mailed(site, 2))[1]
+    for status in (204, 401):
+        body = {"token": token, "new": PASSWORD}
+        reset = await client.post("/auth/password-reset/redeem", json=body)
+        assert reset.status_code == status
+    assert (await client.get("/auth/session")).status_code == 401
+    assert len(site.mails) == 2
+
+
+async def test_guessing_is_throttled(site: Site) -> None:
+    """429 with Retry-After, by the account."""
+    client = site.client()
+    for _ in range(TESTING.account_attempts):
+        assert (await sign_in(client, password="wrong")).status_code == 401
+    response = await sign_in(client, password="wrong")
+    assert response.status_code == 429
+    assert int(response.headers["retry-after"]) > 0
+
+
+async def test_development_over_plain_http_says_so_and_stays_at_home(
+    urls: Urls, tenants: TenantPair, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A loud warning, a cookie without Secure, and no other machine or host is served."""
+    async with running(urls, insecure_http=True) as site:
+        assert "INSECURE" in caplog.text
+        await site.auth.register(tenants.a.id, EMAIL, PASSWORD)
+        client = site.client(base="http://localhost:8000", Origin="http://localhost:8000")
+        jar = cookies(await sign_in(client))
+        assert set(jar) == {"session", "session-device"}
+        assert jar["session"]["secure"] == ""
+        assert jar["session"]["httponly"] is True
+        away = httpx.ASGITransport(site.app, client=("192.0.2.7", 1))
+        async with httpx.AsyncClient(transport=away, base_url="http://localhost") as stranger:
+            assert (await stranger.get("/healthz")).status_code == 403
+        rebound = site.client(base="http://evil.example")
+        assert (await rebound.get("/healthz")).status_code == 403
+
+
+def test_settings_that_cannot_be_used_are_refused(urls: Urls) -> None:
+    """Where the application is made, not when somebody signs in."""
+    for options in (
+        {"sign_up": True},
+        {"trusted_origins": ["https://example.com/"]},
+        {"cookie_name": "a;b"},
+    ):
+        with pytest.raises(ConfigurationError):
+            make_app(DoorSettings(**options))
+
+
+async def test_nothing_secret_is_logged_or_answered(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No password, token or key in a log at any level, or in a body but where it was asked for."""
+    caplog.set_level(logging.DEBUG)
+    client = await site.signed_in()
+    token = client.cookies["__Host-session"]
+    said = [
+        await sign_in(client, password=NEW),
+        await sign_in(client, email=NEW, tenant=NEW),
+        await sign_in(client, password=[NEW], extra=NEW),
+        await client.post("/auth/sign-in", content=f'{{"password": "{NEW}"'),
+        await client.post("/auth/password", json={"current": NEW, "new": NEW}),
+        await client.post("/auth/password-reset/redeem", json={"token": NEW * 99, "new": NEW}),
+        await client.get(f"/api/widgets?password={NEW}"),
+        await client.get(f"/nowhere/{NEW}"),
+        await client.get("/auth/session"),
+        await client.get("/openapi.json"),
+    ]
+    texts = [each.text for each in said]
+    texts += [repr(each.__dict__) for each in caplog.records if not each.name.startswith("httpx")]
+    for secret in (NEW, PASSWORD, token, token.rpartition(".")[2]):
+        assert not [text for text in texts if secret in text]
+    record = next(each for each in caplog.records if getattr(each, "route", "") == "/auth/password")
+    assert record.__dict__.items() >= {"method": "POST", "status": 401}.items()
+    assert record.__dict__["request_id"] == said[4].headers["x-request-id"]
+    assert record.__dict__["tenant_id"] in token
+
+
+async def test_answers_are_not_to_be_stored(site: Site) -> None:
+    """Neither those of the routes of signing in, nor those that used a credential."""
+    client = await site.signed_in()
+    for path in ("/auth/session", "/api/widgets", "/api/who"):
+        assert (await client.get(path)).headers["cache-control"] == "no-store"
+    assert "cache-control" not in (await client.get("/healthz")).headers
