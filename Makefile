@@ -13,11 +13,11 @@ bin := .venv/bin
 # A command line for a folder below this one.
 absolute_bin := $(CURDIR)/$(bin)
 
-.PHONY: help setup demo example test check bench format lock clean
+.PHONY: help setup demo example test screenshots check bench format lock clean
 .PHONY: check-style check-types check-imports check-requirements check-migrations check-docs
 
 help: ## Show this list
-	@awk -F ': .*## ' '/^[a-z]+: .*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ': .*## ' '/^[a-z]+: .*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
 
 setup:
 	@PYTHON="$(PYTHON)" sh scripts/setup
@@ -30,7 +30,11 @@ example: setup ## Serve examples/support_desk on this machine (ARGS="--port 8001
 
 test: setup ## Run the tests, with coverage of at least 90 %
 	@sh scripts/pgbouncer >/dev/null
+	@sh scripts/chromium >/dev/null
 	$(bin)/python -m pytest -n $(JOBS) --dist worksteal --cov --cov-report=term-missing:skip-covered $(ARGS)
+
+screenshots: setup ## Take the documentation's pictures of the example anew
+	SCREENSHOTS=1 $(bin)/python -m pytest tests/example/test_screenshots.py
 
 check: check-style check-types check-imports check-requirements check-migrations check-docs ## Run every gate but the tests
 	@echo "All gates passed."

@@ -62,8 +62,8 @@ _FIND = """
 
 
 def find_chromium() -> str | None:
-    """The path of a Chromium, got if need be; None where there is none."""
-    found = subprocess.run([SCRIPT], capture_output=True, text=True, check=False)
+    """The path of a Chromium; None where there is none. ``make test`` has tried to get one."""
+    found = subprocess.run(["sh", SCRIPT, "--found"], capture_output=True, text=True, check=False)
     return found.stdout.strip() or None
 
 
@@ -135,15 +135,19 @@ class Page:
         answer = await self.send("Network.getCookies")
         return {cookie["name"]: cookie for cookie in answer["cookies"]}
 
-    async def screenshot(self, file: Path, *, width: int = 1000, height: int = 640) -> None:
-        await self.send(
-            "Emulation.setDeviceMetricsOverride",
-            width=width,
-            height=height,
-            deviceScaleFactor=1,
-            mobile=False,
-        )
-        answer = await self.send("Page.captureScreenshot", format="png", optimizeForSpeed=False)
+    async def screenshot(self, file: Path, *, width: int = 1000) -> None:
+        """Takes a picture of the whole page."""
+        height = 1  # in which it is as high as what is in it
+        for _ in range(2):
+            await self.send(
+                "Emulation.setDeviceMetricsOverride",
+                width=width,
+                height=height,
+                deviceScaleFactor=1,
+                mobile=False,
+            )
+            height = await self.evaluate("document.documentElement.scrollHeight")
+        answer = await self.send("Page.captureScreenshot", format="png")
         file.write_bytes(base64.b64decode(answer["data"]))
 
 

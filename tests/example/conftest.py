@@ -6,7 +6,7 @@ import asyncio
 import shutil
 import ssl
 import subprocess
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -145,7 +145,9 @@ class _Server(uvicorn.Server):
 async def serving(app: ASGIApp, *, certificate: Path | None = None) -> AsyncIterator[int]:
     """Serves an application with uvicorn, on a port that the system chooses."""
     pem = {} if certificate is None else {"ssl_certfile": certificate, "ssl_keyfile": certificate}
-    config = uvicorn.Config(app, port=0, log_level="critical", ws="none", **pem)
+    config = uvicorn.Config(
+        app, port=0, log_level="critical", ws="none", timeout_graceful_shutdown=5, **pem
+    )
     server = _Server(config)
     running = asyncio.create_task(server.serve())
     while not server.started:
@@ -154,7 +156,7 @@ async def serving(app: ASGIApp, *, certificate: Path | None = None) -> AsyncIter
     try:
         yield server.servers[0].sockets[0].getsockname()[1]
     finally:
-        server.should_exit = server.force_exit = True
+        server.should_exit = True
         await running
 
 
@@ -184,7 +186,10 @@ async def browser() -> AsyncIterator[Browser]:
     """One Chromium for all tests that need one."""
     program = await asyncio.to_thread(find_chromium)
     if program is None:
-        pytest.skip("There is no Chromium, and scripts/chromium could not get one. Install it.")
+        pytest.skip(
+            "There is no Chromium to test in. `scripts/chromium` gets one on Debian; elsewhere "
+            "install it."
+        )
     folder = scratch("chromium-")
     async with running_browser(program, folder) as running:
         yield running
@@ -234,6 +239,3 @@ async def site(desk_urls: Urls, certificate: Path, browser: Browser) -> AsyncIte
     ):
         near, far = f"https://127.0.0.1:{other}", f"https://localhost:{other}"
         yield Site(f"https://127.0.0.1:{port}", recorded, near, far, browser, desk_urls)
-
-
-Serve = Callable[..., Any]

@@ -103,8 +103,8 @@ class Pages:
                     return None
             elif problem is not None:
                 page = _page_of(json.loads(message["body"]))
-                kept = Headers(raw=problem["headers"])
-                page.raw_headers += [each for each in kept.raw if each[0][:8] != b"content-"]
+                own = {name for name, _ in page.raw_headers} | {b"content-type"}
+                page.raw_headers += [each for each in problem["headers"] if each[0] not in own]
                 return await page(scope, receive, send)
             return await send(message)
 
