@@ -46,7 +46,9 @@ _WIDGETS: Final = """
 async def run(options: Namespace) -> bool:
     """Print the figures; return whether the limits are kept."""
     rounds = max(5, options.rounds)
-    cookies = [f"__Host-session={token(n)}" for n in random.sample(range(SESSIONS), 2_000)]
+    numbers = random.sample(range(SESSIONS), 2_000)
+    cookies = [f"__Host-session={token(number)}" for number in numbers]
+    theirs = [f"auth=token-{number}" for number in numbers]
     lines, kept = [], True
     with running_server() as server:
         name = await server.create()
@@ -62,7 +64,7 @@ async def run(options: Namespace) -> bool:
             }
             if options.peer_python:
                 peer = _app([options.peer_python, str(PEER)], url)
-                lanes["fastapi-users"] = (stack.enter_context(peer), ["auth=token-of-the-peer"])
+                lanes["fastapi-users"] = (stack.enter_context(peer), theirs)
             else:
                 lines.append("fastapi-users: not compared, as --peer-python is not given")
                 print(lines[-1], flush=True)
@@ -131,6 +133,5 @@ async def _throughput(port: int, cookies: list[str], connections: int, seconds: 
         sys.executable, "-m", "benchmarks.http_load", *map(str, asked),
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
     )  # fmt: skip
-    lines = "\n".join(cookies * (connections if len(cookies) < connections else 1))
-    out, _ = await process.communicate(lines.encode())
+    out, _ = await process.communicate("\n".join(cookies).encode())
     return float(out)
