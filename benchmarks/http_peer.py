@@ -105,7 +105,7 @@ app = FastAPI(lifespan=lifespan)
 
 @app.get("/widgets")
 async def widgets(
-    user: User = Depends(current_user),
+    user: User = Depends(current_user),  # noqa: ARG001
     tx: AsyncSession = Depends(session),
 ) -> list[dict[str, str]]:
     query = select(WIDGETS.c.id, WIDGETS.c.name).order_by(WIDGETS.c.id).limit(10)

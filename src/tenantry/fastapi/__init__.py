@@ -1,13 +1,6 @@
 """The door for FastAPI: who is calling, sessions of the caller's tenant, and the routes to sign in.
 
-::
-
-    app = FastAPI(lifespan=lifespan)
-    install(app)
-
-    @app.get("/widgets")
-    async def widgets(tx: TenantTx) -> list[str]:
-        return list(await tx.scalars(select(Widget.name)))
+``app = FastAPI(lifespan=lifespan)`` and ``install(app)``; then ask for `TenantTx` and its like.
 """
 
 from __future__ import annotations

@@ -32,7 +32,11 @@ class _Visit:
         return await self.door.tenant(self._request, named)
 
 
-Visit = Annotated[_Visit, Depends(_Visit)]
+async def _visit(request: Request) -> _Visit:
+    return _Visit(request)
+
+
+Visit = Annotated[_Visit, Depends(_visit)]
 
 
 def _problems(*statuses: int) -> Any:
