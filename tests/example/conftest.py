@@ -11,27 +11,34 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
 import uvicorn
 from fastapi import FastAPI
+from sqlalchemy import Table
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from support_desk.app import create_app
 from support_desk.demo import PASSWORD, fill
+from support_desk.models import SavedReply
 from tenantry import Database
 from tenantry.auth import Auth
 from tenantry.auth.profiles import TESTING
 from tenantry.fastapi import DoorSettings
 from tenantry.ops.migrations import migrate
 from tenantry.ops.project import load_project
+from tenantry.schema import Base
 from tenantry.schema.row_security import APP_ROLE
 from tests.conftest import Server, Urls
-from tests.example.browser import Browser, find_chromium, running_browser
+from tests.example.browser import Browser, Page, find_chromium, running_browser
 from tests.places import scratch
+
+# Other tests walk through all tables that are declared, and their databases have tenantry's alone.
+TABLE = cast("Table", SavedReply.__table__)
+Base.metadata.remove(TABLE)
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "support_desk"
@@ -144,7 +151,9 @@ class _Server(uvicorn.Server):
 @asynccontextmanager
 async def serving(app: ASGIApp, *, certificate: Path | None = None) -> AsyncIterator[int]:
     """Serves an application with uvicorn, on a port that the system chooses."""
-    pem = {} if certificate is None else {"ssl_certfile": certificate, "ssl_keyfile": certificate}
+    pem: dict[str, Any] = {}
+    if certificate is not None:
+        pem = {"ssl_certfile": certificate, "ssl_keyfile": certificate}
     config = uvicorn.Config(
         app, port=0, log_level="critical", ws="none", timeout_graceful_shutdown=5, **pem
     )
@@ -209,12 +218,12 @@ class Site:
     browser: Browser
     urls: Urls
 
-    async def signed_in(self, email: str = "ada@acme.example") -> Any:
+    async def signed_in(self, email: str = "ada@acme.example") -> Page:
         page = await self.browser.person()
         await self.sign_in(page, email=email)
         return page
 
-    async def sign_in(self, page: Any, *, email: str = "ada@acme.example") -> None:
+    async def sign_in(self, page: Page, *, email: str = "ada@acme.example") -> None:
         await page.goto(f"{self.url}/sign-in")
         await page.fill("Workspace", email.partition("@")[2].removesuffix(".example"))
         await page.fill("Email", email)

@@ -10,7 +10,7 @@ from tests.example.conftest import NOW, ROOT, Site
 
 IMAGES = ROOT / "docs" / "images"
 NAMES = ("sign-in", "conversations", "conversation", "knowledge", "costs", "sessions", "widget")
-WIDTH = 900
+WIDTH = 1000
 FIREFOX = "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0"
 PHONE = "Mozilla/5.0 (Linux; Android 14) AppleWebKit/537.36 Chrome/126.0 Mobile Safari/537.36"
 
