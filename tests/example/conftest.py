@@ -42,7 +42,7 @@ Base.metadata.remove(TABLE)
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "support_desk"
-NOW = datetime(2026, 5, 13, 14, 0, tzinfo=UTC)
+NOW = datetime(2025, 6, 11, 14, 0, tzinfo=UTC)
 """When the demo's last day is, so that pages look the same every day."""
 
 SITE = "https://desk.example.com"
