@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+from contextlib import suppress
 
 import uvicorn
 
@@ -33,4 +34,5 @@ async def main(port: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="support_desk", description=__doc__)
     parser.add_argument("--port", type=int, default=8000)
-    asyncio.run(main(parser.parse_args().port))
+    with suppress(KeyboardInterrupt):
+        asyncio.run(main(parser.parse_args().port))
