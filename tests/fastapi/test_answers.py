@@ -17,7 +17,7 @@ from sqlalchemy.exc import NoResultFound
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from tenantry import errors
-from tenantry.asgi.problems import STATUSES, status_of
+from tenantry.asgi.problems import STATUSES, invalid_request, status_of
 from tenantry.errors import PasswordRefusedError, RetryLaterError, TenantryError
 from tenantry.settings import url_text
 from tests.auth.gateway import gateway
@@ -55,6 +55,14 @@ def test_every_error_has_a_status() -> None:
         assert 400 <= status_of(make(error)) < 600
     for error, status in expected.items():
         assert status_of(make(error)) == status
+
+
+def test_a_message_that_quotes_the_input_is_left_out() -> None:
+    """Pydantic's, and a validator's of the application, may hold what was typed."""
+    wrong = {"loc": ("body", "x"), "type": "value_error", "msg": f"no {SECRET}", "input": SECRET}
+    body = invalid_request([wrong, {**wrong, "msg": "no", "input": None}]).body("id").decode()
+    assert SECRET not in body
+    assert '"msg": "no"' in body
 
 
 async def test_errors_are_problems(site: Site) -> None:
