@@ -35,7 +35,8 @@ def program() -> str:
 async def pgbouncer(server: URL, *, connections: int, options: str = "") -> AsyncIterator[URL]:
     """Start PgBouncer over `server` and yield a URL through it, without user and database.
 
-    `connections` is how many it opens to the server for each pair of role and database.
+    `connections` is how many it opens to the server for each pair of role and database; `options`
+    are further settings, and win over those of here.
     """
     folder = Path(tempfile.mkdtemp(prefix="tenantry-bouncer-", dir="/tmp"))
     host = str(server.host or server.query.get("host"))
@@ -63,10 +64,10 @@ default_pool_size = {connections}
 max_client_conn = 1000
 admin_users = postgres
 logfile = {folder}/log
-{options}
 server_login_retry = 1
 query_wait_timeout = 5
 {as_user}
+{options}
 """)
     process = subprocess.Popen(  # noqa: ASYNC220 - it starts in no time
         [program(), "-q", str(folder / "pgbouncer.ini")],

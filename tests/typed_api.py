@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager
-from typing import Any, assert_type
+from typing import Annotated, Any, assert_type
 from uuid import UUID
 
 from sqlalchemy import select
@@ -17,6 +17,15 @@ from tenantry.auth import (
     SessionInfo,
     SignedIn,
     UserInfo,
+)
+from tenantry.fastapi import (
+    ApiKeyPrincipal,
+    CurrentDoor,
+    CurrentPrincipal,
+    OptionalPrincipal,
+    SessionPrincipal,
+    TenantTx,
+    require_role,
 )
 from tenantry.schema import Widget, WidgetConfig
 from tenantry.tenancy.sessions import OperatorSession
@@ -67,3 +76,21 @@ async def signing_in(db: Database, tenant_id: UUID) -> None:
     assert_type(await auth.revoke_all(tenant_id, user.id, except_session=None), int)
     assert_type(await auth.issue_api_key(tenant_id), IssuedApiKey)
     assert_type(await auth.authenticate_api_key("tnt_"), Principal)
+
+
+async def endpoint(
+    caller: CurrentPrincipal,
+    optional: OptionalPrincipal,
+    user: SessionPrincipal,
+    program: ApiKeyPrincipal,
+    admin: Annotated[Principal, require_role("admin")],
+    tx: TenantTx,
+    door: CurrentDoor,
+) -> None:
+    for principal in (caller, user, program, admin):
+        assert_type(principal, Principal)
+    assert_type(optional, Principal | None)
+    assert_type(tx, TenantSession)
+    assert_type(door.db, Database)
+    assert_type(door.auth, Auth)
+    require_role("boss")  # type: ignore[arg-type]

@@ -10,3 +10,4 @@ from tenantry.tenancy.sessions import TenantSession
 __all__ = ["Database", "Settings", "TenantSession", "TenantryError", "__version__"]
 
 __version__ = "0.1.0"
+"""The version of this package."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from importlib.metadata import entry_points
@@ -14,13 +14,15 @@ from uuid import UUID
 from sqlalchemy import URL
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.pool import QueuePool
 
 from tenantry.errors import ConfigurationError, DatabaseUnavailableError, SessionUseError
 from tenantry.schema.row_security import OPERATOR_ROLE
 from tenantry.settings import ADMIN_URL, DATABASE_URL, Settings, parse_url
 from tenantry.tenancy.connecting import create_bound_engine, is_pooled
 from tenantry.tenancy.inspection import check_application_role, check_server
-from tenantry.tenancy.sessions import OperatorSession, SessionBlock, TenantSession
+from tenantry.tenancy.observing import Measured, Observer, Reading
+from tenantry.tenancy.sessions import ObservedBlock, OperatorSession, SessionBlock, TenantSession
 from tenantry.tenancy.statements import guard
 
 __all__ = ["Database"]
@@ -35,7 +37,13 @@ class Database:
     """A database of tenants, and the pools of connections to it.
 
     Open it with `connect`; it is safe to share between the tasks of one event loop.
+
+    Attributes:
+        settings: What it was opened with.
+        observer: Who watches it, see `tenantry.opentelemetry`; None for nobody.
     """
+
+    observer: Observer | None = None
 
     def __init__(self, settings: Settings) -> None:
         if settings.database_url is None:
@@ -50,6 +58,7 @@ class Database:
         )
         self._admin: AsyncEngine | None = None
         self._closing: list[Callable[[], Awaitable[None]]] = []
+        self._measured: list[Measured] = []
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def __repr__(self) -> str:
@@ -120,7 +129,9 @@ class Database:
         """
         self.require_own_loop()
         engine = self._replica if read_only and self._replica is not None else self._app
-        return SessionBlock(TenantSession(engine, tenant_id=tenant_id, read_only=read_only))
+        observer = self.observer
+        session = TenantSession(engine, tenant_id=tenant_id, read_only=read_only, observer=observer)
+        return SessionBlock(session) if observer is None else ObservedBlock(session, observer)
 
     def operator(
         self, *, reason: str | None = None
@@ -187,6 +198,23 @@ class Database:
     def on_close(self, close: Callable[[], Awaitable[None]]) -> None:
         """Have ``close`` called before the pools are closed, the last given first."""
         self._closing.append(close)
+
+    def measure(self, part: Measured) -> None:
+        """Have the quantities of ``part`` among `readings`; once, however often it is given."""
+        if not any(part is each for each in self._measured):
+            self._measured.append(part)
+
+    def readings(self) -> Iterator[Reading]:
+        """Return how many connections and hashes there are at this moment, in any thread."""
+        engines = {"application": self._app, "replica": self._replica, "operator": self._admin}
+        most = self.settings.pool_size + self.settings.max_overflow
+        for name, engine in engines.items():
+            if engine is not None and isinstance(engine.pool, QueuePool):
+                yield Reading("connections_idle", engine.pool.checkedin(), name)
+                yield Reading("connections_used", engine.pool.checkedout(), name)
+                yield Reading("connections_max", most, name)
+        for part in tuple(self._measured):
+            yield from part.readings()
 
     async def close(self) -> None:
         """Close the pools. Sessions that are still open lose their connections."""

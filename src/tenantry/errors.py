@@ -1,7 +1,5 @@
 """Every error of tenantry, one tree.
 
-::
-
     TenantryError
     ├── ConfigurationError          a setting, URL or file cannot be used as given
     │   └── UnsafeRoleError         the application's role could see every tenant

@@ -24,9 +24,16 @@ __all__ = [
 ]
 
 DATABASE_URL: Final = "TENANTRY_DATABASE_URL"
+"""The environment variable of `Settings.database_url`."""
+
 REPLICA_URL: Final = "TENANTRY_REPLICA_URL"
+"""The environment variable of `Settings.replica_url`."""
+
 ADMIN_URL: Final = "TENANTRY_ADMIN_URL"
+"""The environment variable of `Settings.admin_url`."""
+
 DATA_DIR: Final = "TENANTRY_DATA_DIR"
+"""The environment variable of `Settings.data_dir`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -19,13 +19,17 @@ from tenantry.settings import url_text
 from tests.conftest import TenantPair, Urls
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    *(ROOT / f"{name}.md" for name in ("README", "CHANGELOG", "CONTRIBUTING")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 
 _BLOCK = re.compile(
     r"^(?:<!-- runnable: (?P<file>[\w.]+) -->\n)?^```(?P<language>\w*)\n(?P<code>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
-_LINK = re.compile(r"(?<!\!)\[[^\]]+\]\((?P<target>[^)\s]+)\)")
+_LINK = re.compile(r"\[[^\]]+\]\((?P<target>[^)\s]+)\)")
+_FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 _INLINE = re.compile(r"`([^`\n]+)`")
 _COMMAND = re.compile(r"tenantry(?P<words>(?: [a-z][a-z-]*)+)(?P<rest>.*)")
@@ -61,7 +65,9 @@ def blocks() -> list[Block]:
 
 
 PYTHON = [block for block in blocks() if block.language == "python"]
-RUNNABLE = [block for block in PYTHON if block.file]
+# What needs more than two tenants has a test of its own, where that is made.
+PREPARED = {"move_users.py"}
+RUNNABLE = [block for block in PYTHON if block.file and block.file not in PREPARED]
 
 
 async def run(folder: Path, urls: Urls, *arguments: str) -> str:
@@ -86,7 +92,7 @@ async def run(folder: Path, urls: Urls, *arguments: str) -> str:
 
 async def test_the_readme_and_the_quickstart_have_an_example_that_runs() -> None:
     """Nobody removes the mark by which the next test finds them."""
-    pages = ["README.md", "fastapi.md", "knowledge.md"]
+    pages = ["README.md", "background-jobs.md", "background-jobs.md", "fastapi.md", "knowledge.md"]
     pages += ["quickstart.md", "search.md", "signing-in.md"]
     assert [block.page.name for block in RUNNABLE] == pages
 
@@ -118,14 +124,14 @@ async def test_marked_examples_print_what_the_page_says(
 
 
 def anchors(page: Path) -> set[str]:
-    headings = _HEADING.findall(page.read_text(encoding="utf-8"))
+    headings = _HEADING.findall(_FENCED.sub("", page.read_text(encoding="utf-8")))
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
-    """Relative links name a file that is there, and a heading that is in it."""
-    for target in _LINK.findall(page.read_text(encoding="utf-8")):
+    """Relative links, pictures too, name a file that is there, and a heading that is in it."""
+    for target in _LINK.findall(_FENCED.sub("", page.read_text(encoding="utf-8"))):
         if "://" in target:
             continue
         name, _, anchor = target.partition("#")

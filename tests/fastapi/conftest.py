@@ -15,6 +15,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 from sqlalchemy import select
 from starlette.requests import Request
+from starlette.websockets import WebSocket
 
 from tenantry.asgi import Door
 from tenantry.auth import Auth, Mail, Principal
@@ -106,6 +107,12 @@ async def twice(tx: TenantTx) -> str:
     tx.add_all([Widget(name="same"), Widget(name="same")])
     await tx.flush()
     return "kept"
+
+
+@routes.websocket("/socket")
+async def socket(websocket: WebSocket, principal: CurrentPrincipal) -> None:
+    await websocket.accept()
+    await websocket.close()
 
 
 def fails(request: Request) -> None:

@@ -71,6 +71,33 @@ async def test_programs_need_no_origin(trusting: Site) -> None:
     assert response.status_code == 403
 
 
+async def test_sockets_open_for_the_site_itself_and_for_callers(site: Site) -> None:
+    """A WebSocket begins with a cookie as any request does, and ends as one."""
+    client = await site.signed_in()
+    mine = f"__Host-session={client.cookies['__Host-session']}"
+    for origin, cookie, expected in (
+        (SITE, mine, ["websocket.accept", "websocket.close"]),
+        (SITE, "a=b", ["websocket.close"]),
+        (OTHER, mine, ["websocket.close"]),
+    ):
+        headers = {"host": "app.example.com", "origin": origin, "cookie": cookie}
+        scope = {
+            "type": "websocket", "path": "/api/socket", "query_string": b"", "root_path": "",
+            "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+            "scheme": "wss", "subprotocols": [],
+        }  # fmt: skip
+        said: list[str] = []
+
+        async def receive() -> dict[str, str]:
+            return {"type": "websocket.connect"}
+
+        async def send(message: Any) -> None:
+            said.append(message["type"])  # noqa: B023 - it is called within the same turn
+
+        await site.app(scope, receive, send)
+        assert said == expected
+
+
 async def test_tenants_stay_apart(site: Site, tenants: TenantPair) -> None:
     """By cookie, by token and by key, each sees its own rows, whatever else the request names."""
     ada, bob = await site.signed_in(), await site.signed_in("bob@globex.example", tenant="globex")

@@ -116,8 +116,8 @@ def kind_of(name: str) -> str:
 
 
 def status_of(error: errors.TenantryError) -> int:
-    """Return the status that says what ``error`` says."""
-    return next(STATUSES[each] for each in type(error).__mro__ if each in STATUSES)
+    """Return the status that says what ``error`` says; 500 for one that is not of our tree."""
+    return next((STATUSES[each] for each in type(error).__mro__ if each in STATUSES), 500)
 
 
 def problem_of(error: Exception) -> Problem | None:

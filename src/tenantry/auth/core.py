@@ -6,7 +6,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from typing import Any, Final
 from uuid import UUID
 
@@ -23,6 +23,7 @@ from tenantry.auth.profiles import Profile
 from tenantry.database import Database
 from tenantry.errors import BusyError, ConfigurationError, UserUnknownError
 from tenantry.schema import SecurityEvent, User
+from tenantry.tenancy.observing import Operation
 from tenantry.tenancy.sessions import TenantSession
 
 __all__ = ["Core", "as_user_id", "log", "same_digest", "user_info"]
@@ -55,6 +56,7 @@ class Core:
         # everybody else. Hashing is what they wait for, and not this.
         self._turns = asyncio.Semaphore(max(1, db.settings.pool_size // 4))
         db.on_close(self.close)
+        db.measure(self.hashing)
 
     async def close(self) -> None:
         """Wait a while for mails that are being sent, and end the threads.
@@ -70,6 +72,14 @@ class Core:
                 log.error("sending %d mails was given up at the end", len(unfinished))
         if self._owns_hashing:
             self.hashing.close()
+
+    def _observed(
+        self, operation: Operation, *, tenant_id: UUID | str
+    ) -> AbstractContextManager[object]:
+        observer = self._db.observer
+        if observer is None:
+            return nullcontext()
+        return observer.begin(operation, tenant_id=tenant_id)
 
     @asynccontextmanager
     async def _transaction(self, tenant_id: UUID | str) -> AsyncIterator[TenantSession]:

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -19,6 +19,7 @@ from typing import Any, Final, TypeVar
 from tenantry.auth.passwords import Verification, hash_password, verify
 from tenantry.auth.profiles import Argon2Parameters
 from tenantry.errors import BusyError, ConfigurationError, SessionUseError
+from tenantry.tenancy.observing import Reading
 
 __all__ = ["HashingPool", "usable_cores"]
 
@@ -57,6 +58,7 @@ class HashingPool:
         self.permits = permits if permits is not None else max(1, usable_cores() - 1)
         self.max_waiting = max_waiting
         self._running = 0
+        self._refused = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._threads = 0
@@ -74,6 +76,17 @@ class HashingPool:
         """How many callers wait for their turn."""
         return len(self._waiting)
 
+    @property
+    def refused(self) -> int:
+        """How many callers were refused since the beginning, because too many waited."""
+        return self._refused
+
+    def readings(self) -> Iterator[Reading]:
+        """Return `running`, `waiting` and `refused`."""
+        yield Reading("hashes_running", self.running)
+        yield Reading("hashes_waiting", self.waiting)
+        yield Reading("hashes_refused", self.refused)
+
     def refuse_when_full(self) -> None:
         """Refuse at once what would be refused after other work.
 
@@ -81,6 +94,7 @@ class HashingPool:
             BusyError: Too many wait already.
         """
         if self._running >= self.permits and len(self._waiting) >= self.max_waiting:
+            self._refused += 1
             raise BusyError(
                 f"{len(self._waiting)} callers wait for a password's hash already. Try again "
                 "later, or permit more hashes at a time on a machine with more cores.",

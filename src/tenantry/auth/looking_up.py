@@ -12,8 +12,10 @@ from one statement to the next, so an answer is never older than its question.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextvars import Context
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -22,8 +24,9 @@ import asyncpg
 from tenantry.errors import DatabaseUnavailableError, SchemaMissingError, TenantryError
 from tenantry.settings import Settings
 from tenantry.tenancy.connecting import connect, translate
+from tenantry.tenancy.observing import Observation, Reading
 
-__all__ = ["Question", "SharedLookUp", "look_up_for"]
+__all__ = ["Question", "Row", "SharedLookUp", "look_up_for"]
 
 _MOST: Final = 512
 """Keys in one statement, so that none holds up those who come after it for long."""
@@ -40,10 +43,11 @@ _LOST: Final = (
     OSError,
 )
 """After these a new connection is worth one try. A timeout is an OSError too, and is not."""
+_FUNCTION: Final = re.compile(r"tenantry\.\w+")
 
 Key = tuple[Any, ...]
 Row = Any
-Waiter = tuple[Key, "asyncio.Future[Row | None]"]
+Waiter = tuple[Key, "asyncio.Future[Row | None]", Observation | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +95,7 @@ class SharedLookUp:
         timeout_seconds: How long an answer may take.
         pooled: A pooler lies between: nothing stays prepared, and a transaction holds what
             belongs together.
+        name: What the connections are called where they are counted.
     """
 
     def __init__(
@@ -101,8 +106,11 @@ class SharedLookUp:
         connections: int = 2,
         timeout_seconds: float = 10.0,
         pooled: bool = False,
+        name: str = "",
     ) -> None:
+        self.name = name
         self._question = question
+        self._summaries = {each: _summary(each) for each in question.statements}
         self._connect = connect
         self._timeout = timeout_seconds
         self._pooled = pooled
@@ -114,8 +122,20 @@ class SharedLookUp:
         self._served: dict[asyncio.Task[None], list[Waiter]] = {}
         self._closed = False
 
-    async def find(self, key: Key) -> Row | None:
+    def readings(self) -> Iterator[Reading]:
+        """Return how many connections are open, and how many there may be."""
+        opened = {held for held in self._all if held.connection is not None}
+        idle = len(opened.intersection(tuple(self._idle)))
+        yield Reading("connections_idle", idle, self.name)
+        yield Reading("connections_used", len(opened) - idle, self.name)
+        yield Reading("connections_max", len(self._all), self.name)
+
+    async def find(self, key: Key, *, caller: Observation | None = None) -> Row | None:
         """Return the row for ``key``, or None.
+
+        Args:
+            key: What is looked for.
+            caller: The observation that the look-up is part of.
 
         Raises:
             DatabaseUnavailableError: No answer was to be had, which says nothing about the key.
@@ -125,13 +145,17 @@ class SharedLookUp:
         if not self._crowded and len(self._idle) == len(self._all):
             held = self._idle.pop()
             try:
-                rows = await self._fetch(held, self._question.one, key)
+                if caller is None:
+                    rows = await self._fetch(held, self._question.one, key)
+                else:
+                    with caller.statement(self._summaries[self._question.one]):
+                        rows = await self._fetch(held, self._question.one, key)
                 return rows[0] if rows else None
             finally:
                 self._give_back(held)
         self._crowded = True
         future: asyncio.Future[Row | None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((key, future))
+        self._waiting.append((key, future, caller))
         self._schedule()
         return await future
 
@@ -171,7 +195,8 @@ class SharedLookUp:
             batch = [self._waiting.popleft() for _ in range(count)]
             batch = [waiter for waiter in batch if not waiter[1].done()]  # cancelled meanwhile
             if batch:
-                task = asyncio.create_task(self._serve(self._idle.pop(), batch))
+                # It works for many, and must not inherit the context of one of them.
+                task = asyncio.create_task(self._serve(self._idle.pop(), batch), context=Context())
                 self._served[task] = batch
                 task.add_done_callback(self._served.pop)
 
@@ -190,22 +215,28 @@ class SharedLookUp:
             self._give_back(held)
 
     async def _answer(self, held: _Held, batch: list[Waiter]) -> None:
-        rows = await self._ask_many(held, self._question.many, [key for key, _ in batch])
+        rows = await self._ask_many(held, self._question.many, batch)
         due = []
-        for (key, future), row in zip(batch, rows, strict=True):
+        for waiter, row in zip(batch, rows, strict=True):
             if row is not None and self._question.again is not None and row[-1]:
-                due.append((key, future))
-            elif not future.done():
-                future.set_result(row)
+                due.append(waiter)
+            elif not waiter[1].done():
+                waiter[1].set_result(row)
         if due and self._question.again is not None:
-            rows = await self._ask_many(held, self._question.again, [key for key, _ in due])
-            for (_, future), row in zip(due, rows, strict=True):
+            rows = await self._ask_many(held, self._question.again, due)
+            for (_, future, _), row in zip(due, rows, strict=True):
                 if not future.done():
                     future.set_result(row)
 
-    async def _ask_many(self, held: _Held, statement: str, keys: list[Key]) -> list[Row | None]:
-        found = await self._fetch(held, statement, [list(part) for part in zip(*keys, strict=True)])
-        rows: list[Row | None] = [None] * len(keys)
+    async def _ask_many(self, held: _Held, statement: str, batch: list[Waiter]) -> list[Row | None]:
+        keys = [list(part) for part in zip(*[waiter[0] for waiter in batch], strict=True)]
+        if batch[0][2] is None:
+            found = await self._fetch(held, statement, keys)
+        else:
+            callers = [waiter[2] for waiter in batch if waiter[2] is not None]
+            with callers[0].statement(self._summaries[statement], callers=callers):
+                found = await self._fetch(held, statement, keys)
+        rows: list[Row | None] = [None] * len(batch)
         for row in found:
             rows[row[0] - 1] = row
         return rows
@@ -251,13 +282,16 @@ class SharedLookUp:
             held.prepared[statement] = await connection.prepare(statement, timeout=self._timeout)
 
 
-def look_up_for(settings: Settings, question: Question, *, connections: int) -> SharedLookUp:
+def look_up_for(
+    settings: Settings, question: Question, *, connections: int, name: str
+) -> SharedLookUp:
     """Return the look-up of ``question`` as the application's role, where ``settings`` say.
 
     Args:
         settings: Of a `Database`.
         question: What is asked.
         connections: How many are held; they are opened when first needed.
+        name: What they are called where they are counted.
     """
     url = settings.database_url
     assert url is not None  # noqa: S101 - Database has refused that
@@ -275,11 +309,17 @@ def look_up_for(settings: Settings, question: Question, *, connections: int) -> 
         connections=connections,
         timeout_seconds=settings.connect_timeout_seconds,
         pooled=bool(settings.pooler),
+        name=name,
     )
 
 
+def _summary(statement: str) -> str:
+    function = _FUNCTION.search(statement)
+    return f"SELECT {function[0]}" if function else "SELECT"
+
+
 def _refuse(waiters: Iterable[Waiter], error: TenantryError) -> None:
-    for _, future in waiters:
+    for _, future, _ in waiters:
         if not future.done():
             # One for each: a traceback grows on it in every task that raises it.
             own = type(error)(*error.args)

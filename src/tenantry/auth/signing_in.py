@@ -74,31 +74,32 @@ class SigningIn(DeviceSessions):
             TenantRequiredError: ``tenant_id`` is no tenant id.
             InvalidValueError: ``address`` is no IP address.
         """
-        origin = Origin.of(address, user_agent)
-        device = read_token(device_token)
-        found = await self._find(tenant_id, email, origin, device)
-        while True:
-            renewed = await self._prove(tenant_id, found, password, origin)
-            async with self._transaction(tenant_id) as tx:
-                user = await self._enabled_user(tx, found.user_id)
-                if user is not None and user.hashed_password == found.stored:
-                    if renewed is not None:
-                        user.hashed_password = renewed
-                    info = user_info(user)
-                    token, session, device_text = await open_session(
-                        tx,
-                        info.id,
-                        origin=origin,
-                        profile=self._profile,
-                        device=device,
-                        device_token=device_token,
-                    )
-                    await throttling.give_back(tx, found.attempt, profile=self._profile)
-                    await self._end_replaced(tx, read_token(replaces), origin)
-                    return SignedIn(token, session, info, device_text)
-            # Disabled, deleted or given another password meanwhile: it opens nothing. Or another
-            # sign-in has hashed the same password anew: it does. The new hash can tell.
-            found = replace(found, stored=None if user is None else user.hashed_password)
+        with self._observed("sign_in", tenant_id=tenant_id):
+            origin = Origin.of(address, user_agent)
+            device = read_token(device_token)
+            found = await self._find(tenant_id, email, origin, device)
+            while True:
+                renewed = await self._prove(tenant_id, found, password, origin)
+                async with self._transaction(tenant_id) as tx:
+                    user = await self._enabled_user(tx, found.user_id)
+                    if user is not None and user.hashed_password == found.stored:
+                        if renewed is not None:
+                            user.hashed_password = renewed
+                        info = user_info(user)
+                        token, session, device_text = await open_session(
+                            tx,
+                            info.id,
+                            origin=origin,
+                            profile=self._profile,
+                            device=device,
+                            device_token=device_token,
+                        )
+                        await throttling.give_back(tx, found.attempt, profile=self._profile)
+                        await self._end_replaced(tx, read_token(replaces), origin)
+                        return SignedIn(token, session, info, device_text)
+                # Disabled, deleted or given another password meanwhile: it opens nothing. Or
+                # another sign-in has hashed the same password anew: it does. The new hash can tell.
+                found = replace(found, stored=None if user is None else user.hashed_password)
 
     async def refuse_sign_in(self, password: str) -> NoReturn:
         """Do the work of a sign-in with a wrong password, for a tenant that there is not.

@@ -38,7 +38,8 @@ class TenantFinder:
 
     def __init__(self, db: Database) -> None:
         self._db = db
-        self._tenants = look_up_for(db.settings, _TENANT, connections=1)
+        self._tenants = look_up_for(db.settings, _TENANT, connections=1, name="tenants")
+        db.measure(self._tenants)
         db.on_close(self._tenants.close)
 
     async def find(self, text: str | None) -> UUID | None:

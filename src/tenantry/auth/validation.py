@@ -7,10 +7,11 @@ from typing import Any, Final
 from asyncpg.pgproto.pgproto import UUID  # the driver's own, which is made three times as fast
 
 from tenantry.auth.core import Core
-from tenantry.auth.looking_up import Question, look_up_for
+from tenantry.auth.looking_up import Question, Row, SharedLookUp, look_up_for
 from tenantry.auth.principals import Principal
-from tenantry.auth.tokens import read_api_key, read_token
+from tenantry.auth.tokens import ApiKey, Token, read_api_key, read_token
 from tenantry.errors import InvalidTokenError
+from tenantry.tenancy.observing import Observer, Operation
 
 __all__ = ["Validation"]
 
@@ -41,8 +42,10 @@ class Validation(Core):
     def __init__(self, *args: Any, connections: int, **options: Any) -> None:
         super().__init__(*args, **options)
         settings = self._db.settings
-        self._sessions = look_up_for(settings, _SESSION, connections=connections)
-        self._api_keys = look_up_for(settings, _API_KEY, connections=connections)
+        self._sessions = look_up_for(settings, _SESSION, connections=connections, name="sessions")
+        self._api_keys = look_up_for(settings, _API_KEY, connections=connections, name="api_keys")
+        self._db.measure(self._sessions)
+        self._db.measure(self._api_keys)
 
     async def close(self) -> None:
         """See `Core.close`."""
@@ -65,7 +68,11 @@ class Validation(Core):
         """
         self._db.require_own_loop()
         key = read_token(token)
-        row = None if key is None else await self._sessions.find(key)
+        observer = self._db.observer
+        if observer is not None:
+            row = await _observed(observer, "validate", self._sessions, key)
+        else:
+            row = None if key is None else await self._sessions.find(key)
         if key is None or row is None:
             raise InvalidTokenError("The session is not, or no longer, valid. Sign in again.")
         at = 0 if len(row) == _SESSION_COLUMNS else 1  # after its place among many
@@ -80,7 +87,24 @@ class Validation(Core):
         """
         self._db.require_own_loop()
         read = read_api_key(key)
-        row = None if read is None else await self._api_keys.find(read)
+        observer = self._db.observer
+        if observer is not None:
+            row = await _observed(observer, "authenticate_api_key", self._api_keys, read)
+        else:
+            row = None if read is None else await self._api_keys.find(read)
         if read is None or row is None:
             raise InvalidTokenError("The API key is not, or no longer, valid.")
         return Principal(UUID(read.tenant), expires_at=row[-1])
+
+
+async def _observed(
+    observer: Observer, operation: Operation, look_up: SharedLookUp, key: Token | ApiKey | None
+) -> Row | None:
+    with observer.begin(operation) as observation:
+        row = None if key is None else await look_up.find(key, caller=observation)
+        if key is None or row is None:
+            # Whose a key claims to be is not told until it is proven.
+            observation.note(refused=True)
+        else:
+            observation.note(tenant_id=key.tenant)
+        return row

@@ -1,7 +1,7 @@
 """The Alembic plugin: row security, grants, functions and storage compared like columns.
 
 A project with an Alembic environment of its own registers it in ``env.py``, and declares
-`tenantry.schema.RowSecurity` on any of its tables::
+`tenantry.schema.RowSecurity` on any of its tables:
 
     from tenantry.ops.autogenerate import PLUGIN, register
 

@@ -57,7 +57,7 @@ class TenantScoped:
     It brings ``tenant_id`` (filled in by the session, or by the database from the bound tenant),
     ``id``, the primary key ``(tenant_id, id)``, the foreign key to ``tenants`` with ON DELETE
     CASCADE, an index for every foreign key that has none, and the row security of
-    `tenant_row_security`. A foreign key to another tenant table must include the tenant::
+    `tenant_row_security`. A foreign key to another tenant table must include the tenant:
 
         class Note(TenantScoped, Base):
             __tablename__ = "notes"

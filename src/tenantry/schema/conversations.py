@@ -35,7 +35,7 @@ MessageRole = Literal["system", "user", "assistant", "tool"]
 class WidgetConfig(JsonModel):
     """How a chat widget looks and greets; unknown keys are kept.
 
-    Args:
+    Attributes:
         theme: The colour scheme.
         greeting: The first line a visitor reads.
         allowed_origins: Web origins that may embed the widget, as in ``https://acme.example``.

@@ -22,7 +22,7 @@ SLUG_PATTERN: Final = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
 class TenantSettings(JsonModel):
     """What a tenant has chosen; unknown keys are kept.
 
-    Args:
+    Attributes:
         locale: BCP 47 language tag, as in ``de-CH``.
         timezone: IANA name, as in ``Europe/Zurich``.
     """

@@ -13,7 +13,7 @@ __all__ = ["Filter", "filter_path"]
 
 Scalar: TypeAlias = str | int | float | bool | None
 Filter: TypeAlias = Mapping[str, Any]
-"""Conditions on metadata, all of which have to hold::
+"""Conditions on metadata, all of which have to hold:
 
     {"language": "de", "year": {"$gte": 2020}, "tags": {"$in": ["faq", "howto"]}}
 

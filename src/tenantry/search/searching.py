@@ -18,6 +18,7 @@ from tenantry.search.checking import (
 )
 from tenantry.search.filters import Filter, filter_path
 from tenantry.search.hits import Highlight, Hit
+from tenantry.search.observing import observed
 from tenantry.search.planning import (
     DEFAULT_RECALL,
     VectorSearch,
@@ -70,6 +71,7 @@ _SUBSTRINGS: Final = """
 """
 
 
+@observed
 async def vector_search(
     tx: TenantSession,
     embedding: Sequence[float],
@@ -129,6 +131,7 @@ async def vector_search(
     return hits if least is None else [hit for hit in hits if hit.score >= least]
 
 
+@observed
 async def keyword_search(
     tx: TenantSession,
     text: str,
@@ -233,6 +236,7 @@ class _KeywordSearch:
         return Highlight.of(content, [self.query.text]) if self.marked else None
 
 
+@observed
 async def hybrid_search(
     tx: TenantSession,
     *,

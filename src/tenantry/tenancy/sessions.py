@@ -32,8 +32,9 @@ from sqlalchemy.sql.lambdas import StatementLambdaElement
 from tenantry.errors import CrossTenantError, SessionUseError, TenantRequiredError
 from tenantry.schema import Tenant, TenantScoped
 from tenantry.tenancy.driver import BoundConnection, bound
+from tenantry.tenancy.observing import Observation, Observer
 
-__all__ = ["OperatorSession", "SessionBlock", "TenantSession", "as_tenant_id"]
+__all__ = ["ObservedBlock", "OperatorSession", "SessionBlock", "TenantSession", "as_tenant_id"]
 
 
 def as_tenant_id(value: object) -> UUID:
@@ -211,14 +212,26 @@ class TenantSession(AsyncSession):
     back; the next statement takes one again, with the tenant.
 
     Get one from `tenantry.Database.tenant`.
+
+    Attributes:
+        tenant_id: Whose rows.
+        read_only: Whether it refuses to write.
+        observer: Who watches it; None for nobody.
     """
 
     sync_session_class = _TenantSyncSession
 
     def __init__(
-        self, engine: AsyncEngine, *, tenant_id: UUID | str, read_only: bool = False
+        self,
+        engine: AsyncEngine,
+        *,
+        tenant_id: UUID | str,
+        read_only: bool = False,
+        observer: Observer | None = None,
     ) -> None:
         self.tenant_id = as_tenant_id(tenant_id)
+        self.read_only = read_only
+        self.observer = observer
         super().__init__(
             engine, expire_on_commit=False, tenant_id=self.tenant_id, read_only=read_only
         )
@@ -288,6 +301,39 @@ class SessionBlock(Generic[SessionT]):
                 await asyncio.shield(asyncio.create_task(session.close()))
             else:
                 inner.close()
+
+
+class ObservedBlock(SessionBlock[TenantSession]):
+    """The same, of which an observer is told."""
+
+    __slots__ = ("_observation", "_observer")
+
+    def __init__(self, session: TenantSession, observer: Observer) -> None:
+        super().__init__(session)
+        self._observer = observer
+        self._observation: Observation | None = None
+
+    async def __aenter__(self) -> TenantSession:
+        session = await super().__aenter__()
+        self._observation = self._observer.begin(
+            "transaction", tenant_id=session.tenant_id, read_only=session.read_only
+        )
+        return session
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            await super().__aexit__(kind, error, trace)
+        except BaseException as failure:
+            error = failure
+            raise
+        finally:
+            if self._observation is not None:
+                self._observation.end(error)
 
 
 @event.listens_for(_TenantSyncSession, "after_begin")

@@ -91,10 +91,9 @@ def load_corpus() -> Corpus:
 
 
 def _pages(folder: Traversable) -> Iterator[str]:
+    # Not its folders: they are for the documentation's site alone, and not in the package.
     for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):
-        if entry.is_dir():
-            yield from _pages(entry)
-        elif entry.name.endswith(".md"):
+        if entry.name.endswith(".md"):
             yield entry.read_text(encoding="utf-8").replace("\r\n", "\n")
 
 

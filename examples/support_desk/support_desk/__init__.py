@@ -1,0 +1,1 @@
+"""A small support desk for many companies: widgets, conversations, knowledge, costs."""

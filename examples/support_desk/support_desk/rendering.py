@@ -1,0 +1,118 @@
+"""How answers look in a browser: templates, problems as pages, and the headers of all of them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from http import HTTPStatus
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+from fastapi import Depends, Request
+from fastapi.templating import Jinja2Templates
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from tenantry import TenantSession
+from tenantry.auth import Principal
+from tenantry.fastapi import SessionPrincipal, TenantTx
+from tenantry.schema import Tenant, User
+
+HEADERS: Final = {
+    # Nothing but our own files, and no script at all.
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; "
+        "base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "Referrer-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+}
+
+# Templates whose names end in .html escape what they are given.
+templates: Final = Jinja2Templates(Path(__file__).parent / "templates")
+
+
+def _when(time: datetime) -> str:
+    return f"{time:%d %b %Y, %H:%M} UTC"
+
+
+templates.env.filters["when"] = _when
+
+
+@dataclass(frozen=True)
+class Desk:
+    """A page of somebody who is signed in: who it is, and a session of the tenant."""
+
+    request: Request
+    principal: Principal
+    tx: TenantSession
+    user: User
+    tenant: Tenant
+
+    @property
+    def is_admin(self) -> bool:
+        """Whether the user may configure widgets."""
+        return self.principal.role in {"admin", "owner"}
+
+    def page(self, name: str, *, status: int = 200, **context: Any) -> Response:
+        """Return the page ``name``."""
+        return templates.TemplateResponse(
+            self.request, name, {"desk": self, **context}, status_code=status
+        )
+
+
+async def _desk(request: Request, principal: SessionPrincipal, tx: TenantTx) -> Desk:
+    user = await tx.get_one(User, principal.user_id)
+    tenant = await tx.get_one(Tenant, principal.tenant_id)
+    return Desk(request, principal, tx, user, tenant)
+
+
+CurrentDesk = Annotated[Desk, Depends(_desk)]
+
+
+def go_to(path: str) -> Response:
+    """Answer a form: have the browser load a page, so that a reload does not send it again."""
+    return RedirectResponse(path, status_code=303)
+
+
+class Pages:
+    """Middleware around the door: what it says to programs as JSON, it says to people as a page.
+
+    Whoever is not signed in is sent to the sign-in page.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        for_people = "text/html" in Headers(scope=scope).get("accept", "")
+        problem: Message | None = None
+
+        async def send_page(message: Message) -> None:
+            nonlocal problem
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.update(HEADERS)
+                if for_people and headers.get("content-type") == "application/problem+json":
+                    problem = message
+                    return None
+            elif problem is not None:
+                page = _page_of(json.loads(message["body"]))
+                own = {name for name, _ in page.raw_headers} | {b"content-type"}
+                page.raw_headers += [each for each in problem["headers"] if each[0] not in own]
+                return await page(scope, receive, send)
+            return await send(message)
+
+        return await self.app(scope, receive, send_page)
+
+
+def _page_of(problem: dict[str, Any]) -> Response:
+    if problem["status"] == HTTPStatus.UNAUTHORIZED:
+        return go_to("/sign-in")
+    text = templates.get_template("problem.html").render(problem=problem)
+    return HTMLResponse(text, problem["status"])

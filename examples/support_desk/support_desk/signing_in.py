@@ -1,0 +1,95 @@
+"""Signing in and out by forms, and the list of the user's sessions."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+from fastapi import APIRouter, Form, HTTPException, Request
+from starlette.responses import HTMLResponse, Response
+
+from support_desk.rendering import CurrentDesk, go_to, templates
+from tenantry.asgi import Exchange
+from tenantry.auth.tenants import slug_of_host
+from tenantry.errors import InvalidCredentialsError, TenantUnknownError, ThrottledError
+from tenantry.fastapi import CurrentDoor, OptionalPrincipal
+
+routes = APIRouter(default_response_class=HTMLResponse)
+
+DOMAIN = os.environ.get("SUPPORT_DESK_DOMAIN", "localhost")
+
+
+@routes.get("/sign-in")
+async def sign_in_page(request: Request, principal: OptionalPrincipal) -> Response:
+    """Show the form."""
+    return go_to("/") if principal else _form(request)
+
+
+def _form(request: Request, *, error: str | None = None, status: int = 200) -> Response:
+    context = {"workspace": _workspace(request), "error": error}
+    return templates.TemplateResponse(request, "sign_in.html", context, status_code=status)
+
+
+def _workspace(request: Request) -> str | None:
+    return slug_of_host(request.headers.get("host", ""), base_domain=DOMAIN)
+
+
+@routes.post("/sign-in")
+async def sign_in(
+    request: Request,
+    door: CurrentDoor,
+    email: Annotated[str, Form()],
+    password: Annotated[str, Form()],
+    workspace: Annotated[str | None, Form()] = None,
+) -> Response:
+    """Sign in, on a new session; the one that the browser had before ends."""
+    exchange = Exchange.of(request.scope)
+    exchange.used_credential = True  # nobody is to store the answer
+    session, device = exchange.cookies()
+    try:
+        try:
+            tenant_id = await door.tenant(request, _workspace(request) or workspace)
+        except TenantUnknownError:
+            await door.auth.refuse_sign_in(password)
+        signed_in = await door.auth.sign_in(
+            tenant_id,
+            email,
+            password,
+            address=door.settings.client_address(request),
+            user_agent=request.headers.get("user-agent"),
+            device_token=device,
+            replaces=session,
+        )
+    except InvalidCredentialsError as error:
+        return _form(request, error=str(error), status=401)
+    except ThrottledError as error:
+        return _form(request, error=str(error), status=429)
+    response = go_to("/")
+    for cookie in door.cookies_of(signed_in):
+        response.headers.append("set-cookie", cookie)
+    return response
+
+
+@routes.post("/sign-out")
+async def sign_out(request: Request, door: CurrentDoor) -> Response:
+    """End this session."""
+    exchange = Exchange.of(request.scope)
+    if (token := exchange.session_token()) is not None:
+        await door.auth.sign_out(token, address=door.settings.client_address(request))
+    exchange.drops_cookie = True
+    return go_to("/sign-in")
+
+
+@routes.get("/sessions")
+async def sessions(desk: CurrentDesk, door: CurrentDoor) -> Response:
+    """List the devices on which the user is signed in."""
+    found = await door.auth.sessions(desk.tenant.id, desk.user.id)
+    return desk.page("sessions.html", sessions=found)
+
+
+@routes.post("/sessions/{session_id}/sign-out")
+async def sign_out_there(session_id: str, desk: CurrentDesk, door: CurrentDoor) -> Response:
+    """End another of the user's sessions."""
+    if not await door.auth.revoke(desk.tenant.id, desk.user.id, session_id):
+        raise HTTPException(404, "You have no such session. It may have ended by itself.")
+    return go_to("/sessions")
