@@ -115,6 +115,11 @@ async def socket(websocket: WebSocket, principal: CurrentPrincipal) -> None:
     await websocket.close()
 
 
+@routes.websocket("/long")
+async def long(websocket: WebSocket, tx: TenantTx) -> None:
+    await websocket.accept()
+
+
 def fails(request: Request) -> None:
     raise request.app.state.error
 

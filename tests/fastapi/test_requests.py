@@ -71,18 +71,21 @@ async def test_programs_need_no_origin(trusting: Site) -> None:
     assert response.status_code == 403
 
 
-async def test_sockets_open_for_the_site_itself_and_for_callers(site: Site) -> None:
-    """A WebSocket begins with a cookie as any request does, and ends as one."""
+async def test_sockets_open_for_the_site_itself_and_for_callers(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A WebSocket begins with a cookie as any request does, and holds no `TenantTx`."""
     client = await site.signed_in()
     mine = f"__Host-session={client.cookies['__Host-session']}"
-    for origin, cookie, expected in (
-        (SITE, mine, ["websocket.accept", "websocket.close"]),
-        (SITE, "a=b", ["websocket.close"]),
-        (OTHER, mine, ["websocket.close"]),
+    for origin, cookie, path, expected in (
+        (SITE, mine, "/api/socket", ["websocket.accept", "websocket.close"]),
+        (SITE, "a=b", "/api/socket", ["websocket.close"]),
+        (OTHER, mine, "/api/socket", ["websocket.close"]),
+        (SITE, mine, "/api/long", ["websocket.close"]),
     ):
         headers = {"host": "app.example.com", "origin": origin, "cookie": cookie}
         scope = {
-            "type": "websocket", "path": "/api/socket", "query_string": b"", "root_path": "",
+            "type": "websocket", "path": path, "query_string": b"", "root_path": "",
             "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
             "scheme": "wss", "subprotocols": [],
         }  # fmt: skip
@@ -96,6 +99,7 @@ async def test_sockets_open_for_the_site_itself_and_for_callers(site: Site) -> N
 
         await site.app(scope, receive, send)
         assert said == expected
+    assert "TenantTx is not for sockets" in caplog.text
 
 
 async def test_tenants_stay_apart(site: Site, tenants: TenantPair) -> None:
@@ -187,8 +191,24 @@ async def test_bodies_have_a_limit(site: Site) -> None:
         assert response.status_code == 413
         assert response.headers["content-type"] == "application/problem+json"
     assert sent < 20
-    odd = await client.post("/api/widgets", headers={"Content-Length": "+1"}, content=b"x")
-    assert odd.status_code == 413
+    # Servers pass on a length beside chunks of another one.
+    understated = {"Content-Length": "5", "Transfer-Encoding": "chunked"}
+    for length in ("+1", "0" * 20 + "50000000"):
+        odd = await client.post("/api/widgets", headers={"Content-Length": length}, content=b"x")
+        assert odd.status_code == 413
+    sent = 0
+    response = await client.post("/api/widgets", headers=understated, content=chunks())
+    assert (response.status_code, sent < 20) == (413, True)
+
+
+async def test_strangers_may_send_little(site: Site) -> None:
+    """To the routes of signing in: 64 KiB; and of what is wrong, 20 faults are told."""
+    fields = {f"field {number}": 0 for number in range(2_000)}
+    response = await site.client().post("/auth/sign-in", json=fields)
+    assert response.status_code == 422
+    assert len(response.json()["errors"]) == 20
+    response = await site.client().post("/auth/sign-in", json={"x": "x" * 70_000})
+    assert response.status_code == 413
 
 
 @pytest.mark.parametrize("content_type", ["text/plain", "application/xml", "multipart/form-data"])

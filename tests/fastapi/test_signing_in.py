@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections import Counter
+from collections.abc import Awaitable, Callable
 from http.cookies import SimpleCookie
 from typing import Any
 from uuid import uuid4
@@ -129,6 +132,25 @@ async def test_unknown_tenants_look_like_wrong_passwords(site: Site) -> None:
     assert bodies.pop()[0] == 401
 
 
+async def test_a_flood_of_unknown_tenants_keeps_nobody_out(site: Site) -> None:
+    """Such sign-ins are counted nowhere, and get a small part of the queue for hashing."""
+    client = site.client()
+    flood = [asyncio.create_task(sign_in(client, tenant="nope")) for _ in range(100)]
+    await eventually(flooded(site))
+    assert (await sign_in(site.client())).status_code == 200
+    statuses = Counter(response.status_code for response in await asyncio.gather(*flood))
+    assert statuses.keys() == {401, 503}
+    assert statuses[503] > statuses[401]
+    assert (await sign_in(client, tenant="nope")).status_code == 401
+
+
+def flooded(site: Site) -> Callable[[], Awaitable[bool]]:
+    async def holds() -> bool:
+        return site.auth._without_tenant > 0
+
+    return holds
+
+
 async def test_nothing_needs_the_administrator(site: Site, admin: asyncpg.Connection) -> None:
     """Without its URL, tenants are found by slug; a slug is nobody's, or another's, at once."""
     with pytest.raises(ConfigurationError, match="TENANTRY_ADMIN_URL"):
@@ -163,6 +185,10 @@ async def test_anybody_may_sign_up_and_nobody_learns_who_has(
     """The same answer and the same mail for a new member, a known one, and a tenant not there."""
     client = site.client()
     answers = set()
+    for wrong in ({"email": "x"}, {"name": "\0"}):
+        for tenant in ("acme", "nope"):
+            body = {"email": "x@acme.example", "tenant": tenant, **wrong}
+            assert (await client.post("/auth/sign-up", json=body)).status_code == 422
     for fields in [{"email": "new@acme.example"}, {"email": EMAIL}, {"tenant": "nope"}]:
         body = {"email": "x@acme.example", "tenant": "acme", **fields}
         response = await client.post("/auth/sign-up", json=body)
@@ -237,6 +263,12 @@ async def test_development_over_plain_http_says_so_and_stays_at_home(
             assert (await stranger.get("/healthz")).status_code == 403
         rebound = site.client(base="http://evil.example")
         assert (await rebound.get("/healthz")).status_code == 403
+        # What a proxy on this machine sends, and a client of which it says what it likes.
+        for name in ("X-Forwarded-For", "Forwarded", "Via"):
+            assert (await client.get("/healthz", headers={name: "127.0.0.1"})).status_code == 403
+        odd = httpx.ASGITransport(site.app, client=("unknown", 1))
+        async with httpx.AsyncClient(transport=odd, base_url="http://localhost") as stranger:
+            assert (await stranger.get("/healthz")).status_code == 403
 
 
 def test_settings_that_cannot_be_used_are_refused(urls: Urls) -> None:

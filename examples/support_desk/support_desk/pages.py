@@ -6,7 +6,7 @@ import re
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Form, Request
+from fastapi import APIRouter, Form
 from pydantic import AfterValidator, Field, ValidationError
 from pydantic_core import PydanticCustomError
 from sqlalchemy import Date, cast, func, select
@@ -112,12 +112,19 @@ async def widget(widget_id: UUID, desk: CurrentDesk) -> Response:
 
 
 @routes.post("/widgets/{widget_id}", dependencies=[require_role("admin")])
-async def configure(widget_id: UUID, request: Request, desk: CurrentDesk) -> Response:
+async def configure(
+    widget_id: UUID,
+    desk: CurrentDesk,
+    name: Annotated[str, Form()] = "",
+    theme: Annotated[str, Form()] = "",
+    greeting: Annotated[str, Form()] = "",
+    allowed_origins: Annotated[str, Form()] = "",
+) -> Response:
     """Change a widget, or show what of the form is wrong."""
+    # The form's fields are parameters, so that it has come whole before the transaction begins.
     found = await desk.tx.get_one(Widget, widget_id)
-    form = await request.form()
-    given = {name: str(form.get(name, "")) for name in ("name", "theme", "greeting")}
-    shown = {**given, "allowed_origins": str(form.get("allowed_origins", "")).split()}
+    given = {"name": name, "theme": theme, "greeting": greeting}
+    shown = {**given, "allowed_origins": allowed_origins.split()}
     try:
         checked = WidgetForm.model_validate(shown)
     except ValidationError as error:

@@ -11,7 +11,7 @@ from starlette.responses import HTMLResponse, Response
 from support_desk.rendering import CurrentDesk, go_to, templates
 from tenantry.asgi import Exchange
 from tenantry.auth.tenants import slug_of_host
-from tenantry.errors import InvalidCredentialsError, TenantUnknownError, ThrottledError
+from tenantry.errors import InvalidCredentialsError, ThrottledError
 from tenantry.fastapi import CurrentDoor, OptionalPrincipal
 
 routes = APIRouter(default_response_class=HTMLResponse)
@@ -47,16 +47,11 @@ async def sign_in(
     exchange.used_credential = True  # nobody is to store the answer
     session, device = exchange.cookies()
     try:
-        try:
-            tenant_id = await door.tenant(request, _workspace(request) or workspace)
-        except TenantUnknownError:
-            await door.auth.refuse_sign_in(password)
-        signed_in = await door.auth.sign_in(
-            tenant_id,
-            email,
-            password,
-            address=door.settings.client_address(request),
-            user_agent=request.headers.get("user-agent"),
+        signed_in = await door.sign_in(
+            request,
+            tenant=_workspace(request) or workspace,
+            email=email,
+            password=password,
             device_token=device,
             replaces=session,
         )

@@ -5,9 +5,11 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from tenantry.auth import Principal, SignedIn, UserInfo
+from tenantry.auth.emails import canonical_email
+from tenantry.auth.users import check_name
 
 __all__ = [
     "Account",
@@ -41,6 +43,14 @@ class SignUp(Account):
     """Who wants to become a member."""
 
     name: str | None = Field(default=None, max_length=200, examples=["Ada"])
+
+    @model_validator(mode="after")
+    def check(self) -> Self:
+        """Refuse what cannot be registered, before the tenant is looked for: or that would tell."""
+        canonical_email(self.email)
+        if self.name is not None:
+            check_name(self.name)
+        return self
 
 
 class SignIn(Account):

@@ -77,6 +77,42 @@ class Door:
             self.device_cookie.holding(signed_in.device_token, lifetime=profile.device_lifetime),
         ]
 
+    async def sign_in(
+        self,
+        request: Any,
+        *,
+        tenant: str | None,
+        email: str,
+        password: str,
+        device_token: str | None = None,
+        replaces: str | None = None,
+    ) -> SignedIn:
+        """Sign in; that there is no such tenant looks like a wrong password.
+
+        Args:
+            request: The framework's.
+            tenant: The tenant that the form or body names.
+            email: In any spelling.
+            password: As it was typed.
+            device_token: As in `Auth.sign_in`.
+            replaces: As in `Auth.sign_in`.
+
+        Raises:
+            TenantryError: As `Auth.sign_in` says, but for the tenant.
+        """
+        try:
+            return await self.auth.sign_in(
+                await self.tenant(request, tenant),
+                email,
+                password,
+                address=self.settings.client_address(request),
+                user_agent=request.headers.get("user-agent"),
+                device_token=device_token,
+                replaces=replaces,
+            )
+        except TenantUnknownError:
+            await self.auth.refuse_sign_in(password)
+
     async def tenant(self, request: Any, named: str | None) -> UUID:
         """Return the tenant that somebody signs in to.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from ipaddress import ip_address
 from random import getrandbits
 from time import perf_counter
@@ -23,10 +23,16 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
-RawHeaders = Iterable[tuple[bytes, bytes]]
 
 _log: Final = logging.getLogger("tenantry.asgi")
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
+_MOST_TO_SIGN_IN: Final = 64 * 1024
+"""Bytes of a body that strangers may send to the routes of signing in. To look through ten
+megabytes of unknown fields takes seconds."""
+_DIGITS: Final = 19
+_FORWARDED: Final = frozenset(
+    {b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-real-ip"}
+)
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{8,64}")
 _LOCAL: Final = re.compile(
     rb"(localhost|[a-z0-9-]+\.localhost|127\.0\.0\.1|\[::1\]|testserver)(:\d+)?", re.IGNORECASE
@@ -55,6 +61,7 @@ class Exchange:
         "drops_cookie",
         "headers",
         "is_too_long",
+        "most_bytes",
         "principal",
         "request_id",
         "status",
@@ -64,11 +71,14 @@ class Exchange:
     def __init__(self, door: Door, scope: Scope) -> None:
         self.door = door
         self.headers = read_headers(scope["headers"], b"x-request-id", b"content-length")
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        is_signing_in = path.startswith(f"{door.settings.prefix}/")
+        self.most_bytes = _MOST_TO_SIGN_IN if is_signing_in else door.settings.max_body_bytes
         given = self.headers.get(b"x-request-id", (b"",))[0]
         self.request_id = given.decode() if _REQUEST_ID.fullmatch(given) else _new_id()
         self.principal: Principal | None = None
         # An answer of the routes of signing in is nothing to store, whatever it says.
-        self.used_credential = scope["path"].startswith(f"{door.settings.prefix}/")
+        self.used_credential = is_signing_in
         self.drops_cookie = False
         self.is_too_long = False
         self.status: int | None = None
@@ -132,13 +142,16 @@ class Exchange:
             return None
         return credential.text if credential and credential.kind != "api_key" else None
 
-    def marked(self, headers: RawHeaders) -> list[tuple[bytes, bytes]]:
+    def marked(self, headers: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
         """Return the headers of the answer with what is ours."""
         marks = [(b"x-request-id", self.request_id.encode())]
         if self.used_credential:
             marks.append((b"cache-control", b"no-store"))
             headers = [each for each in headers if each[0].lower() != b"cache-control"]
-        if self.drops_cookie:
+        cookie = f"{self.door.cookie.wire_name}=".encode()
+        if self.drops_cookie and not any(
+            name.lower() == b"set-cookie" and value.startswith(cookie) for name, value in headers
+        ):
             marks.append((b"set-cookie", self.door.cookie.gone().encode()))
         return [*headers, *marks]
 
@@ -192,7 +205,7 @@ class Exchanges:
         if refused is not None:
             await _answer(scope, exchange, refused, send)
             return
-        if b"content-length" not in exchange.headers and scope["type"] == "http":
+        if scope["type"] == "http":  # also where a length is given: what is sent may be another
             receive = _limited(receive, exchange)
         await self._app(scope, receive, send)
 
@@ -214,9 +227,10 @@ def _refusal(scope: Scope, exchange: Exchange) -> Problem | None:
     is_unsafe = scope["type"] == "websocket" or scope["method"] not in _SAFE
     if is_unsafe and is_cross_site(headers, secure=door.secure, trusted=door.trusted):
         return Problem(403, detail="This comes from another site, or does not say from where.")
-    length = headers.get(b"content-length", (b"0",))[0]
-    if not length.isdigit() or int(length[:20]) > door.settings.max_body_bytes:
-        return Problem(413)
+    for length in headers.get(b"content-length", ()):
+        is_number = length.isdigit() and len(length) <= _DIGITS
+        if not is_number or int(length) > exchange.most_bytes:
+            return Problem(413)
     return None
 
 
@@ -224,9 +238,10 @@ def _is_local(scope: Scope, hosts: Sequence[bytes]) -> bool:
     client = (scope.get("client") or ("",))[0]
     try:
         near = ip_address(client.partition("%")[0]).is_loopback
-    except ValueError:  # a socket of this machine, or a client in a test
-        near = True
-    return near and all(_LOCAL.fullmatch(host) for host in hosts)
+    except ValueError:
+        near = client in {"", "testclient"}  # a socket of this machine, or a client in a test
+    is_forwarded = any(name in _FORWARDED for name, _ in scope["headers"])
+    return near and not is_forwarded and all(_LOCAL.fullmatch(host) for host in hosts)
 
 
 def _limited(receive: Receive, exchange: Exchange) -> Receive:
@@ -236,7 +251,7 @@ def _limited(receive: Receive, exchange: Exchange) -> Receive:
         nonlocal received
         message = await receive()
         received += len(message.get("body", b""))
-        if received > exchange.door.settings.max_body_bytes:
+        if received > exchange.most_bytes:
             exchange.is_too_long = True
             raise _BodyTooLongError
         return message

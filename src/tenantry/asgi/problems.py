@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from itertools import islice
 from typing import Any, Final
 
 from sqlalchemy.exc import DBAPIError, NoResultFound
@@ -66,6 +67,8 @@ _DETAILS: Final = {
     500: "Something went wrong. The request's id leads to what.",
     503: "The service cannot answer now. Try again.",
 }
+_MOST_TOLD: Final = 20
+"""Faults of one request that an answer lists."""
 _TOLD: Final = frozenset({401, 409, 422, 429})
 
 
@@ -149,7 +152,7 @@ def invalid_request(wrong: Iterable[Mapping[str, Any]]) -> Problem:
         422,
         kind_of("invalid-request"),
         "The request is not as documented.",
-        more={"errors": [_without_input(each) for each in wrong]},
+        more={"errors": [_without_input(each) for each in islice(wrong, _MOST_TOLD)]},
     )
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from http import HTTPStatus
+from typing import Any, Final
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -20,6 +22,8 @@ from tenantry.errors import ConfigurationError
 from tenantry.fastapi.router import health, mailing, sign_up, signing_in
 
 __all__ = ["install", "lifespan"]
+
+_log: Final = logging.getLogger("tenantry.asgi")
 
 
 @asynccontextmanager
@@ -75,7 +79,10 @@ async def _answer(connection: HTTPConnection, error: Exception) -> Any:
         problem = problem_of(error)
     if problem is None:
         raise error
+    request_id = Exchange.of(connection.scope).request_id
+    if problem.status == HTTPStatus.INTERNAL_SERVER_ERROR:
+        _log.error("%s: %s", type(error).__name__, error, extra={"request_id": request_id})
     if isinstance(connection, WebSocket):
         return await connection.close(1008)
-    body = problem.body(Exchange.of(connection.scope).request_id)
+    body = problem.body(request_id)
     return Response(body, problem.status, problem.all_headers())

@@ -13,7 +13,7 @@ from starlette.requests import HTTPConnection
 from tenantry.asgi import Door, Exchange
 from tenantry.asgi.openapi import SCHEME
 from tenantry.auth import Principal
-from tenantry.errors import AuthenticationError
+from tenantry.errors import AuthenticationError, ConfigurationError
 from tenantry.schema.users import UserRole
 from tenantry.tenancy.sessions import TenantSession
 
@@ -55,6 +55,8 @@ class _Caller(_Scheme):
 class _Transaction(_Scheme):
     # Asks for the caller itself: each dependency of a dependency costs a request some 40 µs.
     async def __call__(self, connection: HTTPConnection) -> AsyncIterator[TenantSession]:
+        if connection.scope["type"] == "websocket":
+            raise ConfigurationError("TenantTx is not for sockets. Open sessions of the door's db.")
         exchange = Exchange.of(connection.scope)
         principal = await self.find(exchange)
         async with exchange.door.db.tenant(principal.tenant_id) as tx:  # type: ignore[union-attr]

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, HTTPException, Request, Response
 
 from tenantry.asgi import Exchange, bodies
 from tenantry.asgi.openapi import reference
-from tenantry.auth import Principal, SessionInfo
+from tenantry.auth import Principal, SessionInfo, SignedIn
 from tenantry.errors import TenantUnknownError
 from tenantry.fastapi.dependencies import CurrentDoor, SessionPrincipal
 
@@ -24,12 +24,16 @@ class _Visit:
         self.exchange = Exchange.of(request.scope)
         self.door = self.exchange.door
         self.auth = self.door.auth
+        self.exchange.used_credential = True
         self.address = self.door.settings.client_address(request)
         self.agent = request.headers.get("user-agent")
         self._request = request
 
     async def tenant(self, named: str | None) -> UUID:
         return await self.door.tenant(self._request, named)
+
+    async def sign_in(self, **given: Any) -> SignedIn:
+        return await self.door.sign_in(self._request, **given)
 
 
 async def _visit(request: Request) -> _Visit:
@@ -59,18 +63,9 @@ async def sign_in(body: bodies.SignIn, visit: Visit, response: Response) -> bodi
     """Sign in, on a new session; the one that the browser had before ends."""
     password, in_cookie = body.password.get_secret_value(), body.transport == "cookie"
     old, device = visit.exchange.cookies() if in_cookie else (None, body.device())
-    try:
-        signed_in = await visit.auth.sign_in(
-            await visit.tenant(body.tenant),
-            body.email,
-            password,
-            address=visit.address,
-            user_agent=visit.agent,
-            device_token=device,
-            replaces=old,
-        )
-    except TenantUnknownError:
-        await visit.auth.refuse_sign_in(password)
+    signed_in = await visit.sign_in(
+        tenant=body.tenant, email=body.email, password=password, device_token=device, replaces=old
+    )
     if in_cookie:
         for cookie in visit.door.cookies_of(signed_in):
             response.headers.append("set-cookie", cookie)
