@@ -15,6 +15,8 @@ SCHEME: Final = "tenantry:"
 """How the names of schemes begin that stand for kinds of credentials, as ``tenantry:api_key``."""
 
 _METHODS: Final = frozenset({"get", "put", "post", "delete", "options", "head", "patch", "trace"})
+_OWN_TAGS: Final = frozenset({"sign-in", "health"})
+_HEALTH: Final = frozenset({"/healthz", "/readyz"})
 _EVERY: Final = (500, 503)
 _UNSAFE: Final = (400, 403, 413, 422)
 _WITH_CREDENTIAL: Final = (401, 403, 404, 409, 422)
@@ -72,9 +74,13 @@ def document(spec: dict[str, Any], door: Door) -> dict[str, Any]:
         },
         **_security_schemes(door),
     }
-    for path in spec.get("paths", {}).values():
-        for method in _METHODS & path.keys():
-            _document_operation(path[method], is_unsafe=method not in {"get", "head", "options"})
+    for path, item in spec.get("paths", {}).items():
+        for method in _METHODS & item.keys():
+            _document_operation(item[method], is_unsafe=method not in {"get", "head", "options"})
+            if _OWN_TAGS.intersection(item[method].get("tags", ())) and (
+                path in _HEALTH or path.startswith(f"{door.settings.prefix}/")
+            ):
+                item[method]["x-tenantry-door"] = True
     return spec
 
 

@@ -19,9 +19,10 @@ __all__ = ["Answer", "Asker", "Limits", "OutOfLimitsError"]
 _SECONDS: Final = 10.0
 _FIRST_OF_ERRORS: Final = 400
 _FIELDS_OF_AN_ERROR: Final = 3
-# What differs from answer to answer without saying anything.
+# What differs from answer to answer without saying anything. Long ones first: of an id such as
+# 1f…, the digit alone would be taken, and the rest would differ.
 _VOLATILE: Final = re.compile(
-    r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|\d+(\.\d+)?|[0-9a-f]{16,}"
+    r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{16,}|\d+(\.\d+)?"
 )
 
 

@@ -15,6 +15,8 @@ __all__ = ["Operation", "Schemas", "Slot", "is_reference", "read_operations"]
 
 _METHODS: Final = ("get", "head", "post", "put", "patch", "delete")
 _SAFE: Final = frozenset({"GET", "HEAD"})
+_DOOR: Final = "x-tenantry-door"
+"""Marks the routes of signing in, which tenantry's own tests look at."""
 _DEEPEST: Final = 4
 _LONGEST_CHAIN: Final = 20
 _PATH_PARAMETER: Final = re.compile(r"\{(\w+)(?::\w+)?\}")
@@ -192,11 +194,11 @@ def _text(schema: Mapping[str, Any]) -> str:
 
 
 def read_operations(document: Mapping[str, Any]) -> list[Operation]:
-    """Return the operations of an OpenAPI document, in its order."""
+    """Return the operations of an OpenAPI document, in its order, without those of our own door."""
     schemas, found = Schemas(document), []
     for path, item in document.get("paths", {}).items():
         for method in _METHODS:
-            if method in item:
+            if method in item and not item[method].get(_DOOR):
                 shared = item.get("parameters", [])
                 found.append(_operation(schemas, method.upper(), path, item[method], shared))
     return found

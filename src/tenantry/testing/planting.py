@@ -141,13 +141,15 @@ class Planting:
 
 def changes(before: Snapshot, after: Snapshot) -> list[str]:
     """Return what was done to the rows of a tenant, in words without values."""
+    before = {key: row for key, row in before.items() if key[0] not in _UNWATCHED}
+    after = {key: row for key, row in after.items() if key[0] not in _UNWATCHED}
     found = {f"added a row to {key[0]}" for key in after.keys() - before.keys()}
     found |= {f"deleted a row of {key[0]}" for key in before.keys() - after.keys()}
     for key in before.keys() & after.keys():
         for name, value in before[key].items():
             if value != after[key][name] and (key[0], name) not in _UNWATCHED_COLUMNS:
                 found.add(f"changed {key[0]}.{name}")
-    return sorted(each for each in found if each.rpartition(" ")[2] not in _UNWATCHED)
+    return sorted(found)
 
 
 def _owner(table: Table) -> Column[Any]:
