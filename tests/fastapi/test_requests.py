@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tenantry.asgi import Door, DoorSettings, Exchange
 from tests.conftest import TenantPair, Urls
 from tests.fastapi.conftest import SITE, Site, running, sign_in
 
@@ -220,6 +221,31 @@ async def test_other_content_types_are_refused(site: Site, content_type: str) ->
     assert response.status_code in {400, 415, 422}
     assert response.headers["content-type"] == "application/problem+json"
     assert "secret" not in response.text
+
+
+def test_a_new_cookie_outlives_the_deletion_of_the_old_one() -> None:
+    """Where a stale cookie was looked up on the way to a sign-in; elsewhere the stale one goes."""
+    door = Door(DoorSettings())
+    exchange = Exchange(door, {"path": "/auth/sign-in", "headers": []})
+    exchange.drops_cookie = True
+    new = (b"set-cookie", b"__Host-session=new; Path=/")
+    kept = [value for name, value in exchange.marked([new]) if name == b"set-cookie"]
+    assert kept == [new[1]]
+    other = (b"set-cookie", b"__Host-session-device=x")
+    gone = [value for name, value in exchange.marked([other]) if name == b"set-cookie"]
+    assert gone == [other[1], door.cookie.gone().encode()]
+
+
+def test_the_routes_of_signing_in_are_known_below_a_root_path() -> None:
+    """Their answers are not to be stored, wherever the application is mounted."""
+    door = Door(DoorSettings())
+    for path, root, expected in (
+        ("/api/auth/sign-in", "/api", True),
+        ("/auth/sign-in", "", True),
+        ("/api/widgets", "/api", False),
+    ):
+        exchange = Exchange(door, {"path": path, "root_path": root, "headers": []})
+        assert exchange.used_credential is expected
 
 
 async def test_requests_have_ids(site: Site) -> None:
