@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import statistics
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -41,7 +42,11 @@ class Lane(Generic[Question]):
 async def in_turns(
     lanes: Sequence[Lane[Question]], questions: Sequence[Question], *, rounds: int
 ) -> None:
-    """Ask each question of each lane, in each round; who begins changes with each question.
+    """Ask each question of each lane, in each round, each time in another order, by chance.
+
+    What one lane leaves in the machine's caches helps or hinders the next. Where the same lane
+    always came before another, as it does where they only take turns to begin, that would be
+    counted as the other's own.
 
     The first three questions are asked once before, so that nobody's statements are prepared, or
     plans made, on the clock.
@@ -50,10 +55,10 @@ async def in_turns(
         lane.seconds = [[] for _ in questions]
         for question in questions[:3]:
             await lane.ask(question)
-    for turn in range(rounds):
+    orders = random.Random(0)
+    for _ in range(rounds):
         for number, question in enumerate(questions):
-            begins = (number + turn) % len(lanes)
-            for lane in [*lanes[begins:], *lanes[:begins]]:
+            for lane in orders.sample(lanes, len(lanes)):
                 started = time.perf_counter()
                 await lane.ask(question)
                 lane.seconds[number].append(time.perf_counter() - started)

@@ -14,6 +14,8 @@ from typing import Any, Final, Literal, Self
 from uuid import UUID
 
 import asyncpg
+import numpy as np
+from numpy.typing import NDArray
 from pgvector import Vector
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -36,6 +38,7 @@ class Question:
     data: bytes
     """In pgvector's binary form."""
     numbers: list[float]
+    array: NDArray[np.float32]
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,13 @@ of tenant theirs is the fastest of what reaches a mean recall of 0.97 on the sam
 So theirs has been told for each tenant what is best for it, which nobody can know in practice. The
 index of the tenant's part is not among them: it is ours, and told of beside.
 
-Theirs is measured three times: through bare asyncpg, with a prepared statement whose plan is kept
-and a vector in binary form made beforehand; the same, but from the list of numbers that ours gets,
-converted by pgvector's own package on the clock; through SQLAlchemy's connection, in which a vector
-is text. The first is the strictest, and a miss of it is a miss; the others are told beside it.
+Each is measured from an array and from a list of numbers. Theirs goes through bare asyncpg, with a
+prepared statement whose plan is kept: for the array the vector is given in binary form, made
+beforehand, and the list is converted by pgvector's own package on the clock. A miss of either is a
+miss. Told beside it: theirs through SQLAlchemy's connection, in which a vector is text.
+
+Each lane has a connection of its own: of two that shared one, each would find the server's process
+warmed up by the other, and with a small tenant that is a third of the time.
 
 With more than 100,000 chunks, also: how the largest tenant's median grows from 100,000.
 """
@@ -84,8 +87,8 @@ class Size:
             name = "bare"
         return self.lanes[name].milliseconds
 
-    def ratio(self, name: str) -> float:
-        return self.median("ours") / self.median(name)
+    def ratio(self, name: str, *, ours: str = "ours") -> float:
+        return self.median(ours) / self.median(name)
 
 
 async def run(options: Namespace) -> bool:
@@ -120,8 +123,10 @@ async def _measured(filled: Filled, rank: int, options: Namespace) -> Size:
     size = await _chosen(filled, rank, options.questions)
     async with (
         Baselines(filled) as baselines,
+        Baselines(filled) as converting,
         Database.connect(settings=filled.settings(pool_size=2)) as db,
         db.tenant(size.tenant) as tx,
+        db.tenant(size.tenant) as tx_of_lists,
     ):
         await baselines.check(size.questions[0])
         truth = [
@@ -139,15 +144,17 @@ async def _measured(filled: Filled, rank: int, options: Namespace) -> Size:
         lanes = {
             "ours": Lane("ours", ours),
             "bare": Lane("bare", partial(baselines.bare, size.best)),
-            "converted": Lane("converted", partial(baselines.converted, size.best)),
+            "ours, list": Lane("ours, list", partial(_ours_of_list, tx_of_lists)),
+            "list": Lane("list", partial(converting.converted, size.best)),
             "stacked": Lane("stacked", partial(baselines.stacked, size.best)),
         }
-        if size.best != EXACT:  # or the bare lane's connection would be twice as warm as the others
+        if size.best != EXACT:
             lanes["exact"] = Lane("exact", partial(baselines.bare, EXACT))
         if size.best_part is not None:
             lanes["part"] = Lane("part", partial(baselines.bare, size.best_part))
             await baselines.set(size.best_part)
         await baselines.set(size.best)
+        await converting.set(size.best)
         await in_turns(list(lanes.values()), size.questions, rounds=options.rounds)
     size.lanes = lanes
     print(
@@ -168,11 +175,15 @@ async def _chosen(filled: Filled, rank: int, count: int) -> Size:
     finally:
         await connection.close()
     asked = corpus.questions(np.random.default_rng([rank, count]), stored, count)
-    questions = [Question(tenant, binary(each), each.tolist()) for each in asked]
+    questions = [Question(tenant, binary(each), each.tolist(), each) for each in asked]
     return Size(rank, tenant, corpus.sizes[rank - 1], questions)
 
 
 async def _ours(tx: TenantSession, question: Question) -> Sequence[Any]:
+    return await vector_search(tx, question.array, k=K)
+
+
+async def _ours_of_list(tx: TenantSession, question: Question) -> Sequence[Any]:
     return await vector_search(tx, question.numbers, k=K)
 
 
@@ -228,15 +239,18 @@ def _recall(found: list[list[float]], truth: list[list[float]]) -> float:
 
 def _judged(sizes: Sequence[Size]) -> tuple[list[str], bool]:
     heading = (
-        *("chunks", "plan", "recall", "ours", "exact", "best baseline", "bare", "from a list"),
-        *("SQLAlchemy", "ours / bare", "ours / from a list", "ours / SQLAlchemy"),
+        *("chunks", "plan", "recall", "ours", "exact", "best baseline", "bare", "ours / bare"),
+        *("ours, list", "bare, list", "ours / bare, list", "SQLAlchemy", "ours / SQLAlchemy"),
         *("part index", "ours / part"),
     )
     rows = [_row(size) for size in sizes]
     judged: dict[str, Callable[[Size], bool]] = {
         f"mean recall@{K} at least {LEAST_RECALL}": lambda size: size.recall >= LEAST_RECALL,
         f"{K} rows whenever there are so many": lambda size: size.complete,
-        f"median at most {MOST} times the bare baseline's": lambda size: size.ratio("bare") <= MOST,
+        f"median at most {MOST} times the baseline's": lambda size: size.ratio("bare") <= MOST,
+        f"the same from a list, at most {MOST} times": lambda size: (
+            size.ratio("list", ours="ours, list") <= MOST
+        ),
     }
     lines = ["Medians in milliseconds.", "", *table(heading, rows), ""]
     kept = True
@@ -244,12 +258,11 @@ def _judged(sizes: Sequence[Size]) -> tuple[list[str], bool]:
         missed = [f"{size.chunks:,}" for size in sizes if not holds(size)]
         kept &= not missed
         lines.append(f"- {what}: {verdict(not missed)}" + _for(missed))
-    for name, what in (("converted", "bare, from a list"), ("stacked", "through SQLAlchemy")):
-        missed = [f"{size.chunks:,}" for size in sizes if size.ratio(name) > MOST]
-        verdict_ = f"{verdict(not missed)}{_for(missed)}"
-        lines.append(
-            f"- median at most {MOST} times the baseline's {what}: {verdict_} (not counted)"
-        )
+    missed = [f"{size.chunks:,}" for size in sizes if size.ratio("stacked") > MOST]
+    lines.append(
+        f"- median at most {MOST} times the baseline's through SQLAlchemy: "
+        f"{verdict(not missed)}{_for(missed)} (not counted)"
+    )
     return lines, kept
 
 
@@ -267,10 +280,11 @@ def _row(size: Size) -> list[str]:
         f"{size.median('exact'):.2f}",
         size.best.label,
         f"{size.median('bare'):.2f}",
-        f"{size.median('converted'):.2f}",
-        f"{size.median('stacked'):.2f}",
         f"{size.ratio('bare'):.2f}",
-        f"{size.ratio('converted'):.2f}",
+        f"{size.median('ours, list'):.2f}",
+        f"{size.median('list'):.2f}",
+        f"{size.ratio('list', ours='ours, list'):.2f}",
+        f"{size.median('stacked'):.2f}",
         f"{size.ratio('stacked'):.2f}",
         f"ef {part.ef_search}: {size.median('part'):.2f}" if part else "",
         f"{size.ratio('part'):.2f}" if part else "",

@@ -6,6 +6,8 @@ from contextlib import AbstractAsyncContextManager
 from typing import Annotated, Any, assert_type
 from uuid import UUID
 
+import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy import select
 
 from tenantry import Database, Settings, TenantSession
@@ -27,7 +29,9 @@ from tenantry.fastapi import (
     TenantTx,
     require_role,
 )
+from tenantry.knowledge import Chunk
 from tenantry.schema import Widget, WidgetConfig
+from tenantry.search import Hit, hybrid_search, vector_search
 from tenantry.tenancy.sessions import OperatorSession
 
 
@@ -76,6 +80,14 @@ async def signing_in(db: Database, tenant_id: UUID) -> None:
     assert_type(await auth.revoke_all(tenant_id, user.id, except_session=None), int)
     assert_type(await auth.issue_api_key(tenant_id), IssuedApiKey)
     assert_type(await auth.authenticate_api_key("tnt_"), Principal)
+
+
+async def searching(tx: TenantSession, array: NDArray[np.float32], numbers: list[float]) -> None:
+    for embedding in (array, numbers, tuple(numbers)):
+        assert_type(await vector_search(tx, embedding), list[Hit])
+        assert_type(await hybrid_search(tx, text="a word", embedding=embedding), list[Hit])
+        Chunk("a text", embedding=embedding)
+    await vector_search(tx, "1, 2, 3")  # type: ignore[arg-type]
 
 
 async def endpoint(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Iterable, Sequence
+from collections.abc import AsyncIterable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 from uuid import UUID
 
 from tenantry.errors import DocumentUnknownError, InvalidValueError
 from tenantry.schema.types import CONTENT_MAX_BYTES, check_text
-from tenantry.tenancy.vectors import Matrix, wire_vector
+from tenantry.tenancy.vectors import Embedding, Matrix, wire_vector
 
 __all__ = ["Batch", "Chunk", "ChunkSource", "Reader", "as_document_id"]
 
@@ -32,7 +32,7 @@ class Chunk:
     """
 
     content: str
-    embedding: Sequence[float] | Any | None = None
+    embedding: Embedding | None = None
     document_id: UUID | str | None = None
     position: int | None = None
 

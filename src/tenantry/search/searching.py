@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any, Final
@@ -28,7 +27,7 @@ from tenantry.search.planning import (
 from tenantry.search.queries import Query
 from tenantry.tenancy.fetching import fetch, fetch_by_vector
 from tenantry.tenancy.sessions import TenantSession
-from tenantry.tenancy.vectors import wire_direction
+from tenantry.tenancy.vectors import Embedding, wire_direction
 
 __all__ = ["hybrid_search", "keyword_search", "vector_search"]
 
@@ -74,7 +73,7 @@ _SUBSTRINGS: Final = """
 @observed
 async def vector_search(
     tx: TenantSession,
-    embedding: Sequence[float],
+    embedding: Embedding,
     *,
     k: int = 10,
     where: Filter | None = None,
@@ -241,7 +240,7 @@ async def hybrid_search(
     tx: TenantSession,
     *,
     text: str,
-    embedding: Sequence[float],
+    embedding: Embedding,
     k: int = 10,
     where: Filter | None = None,
     language: str | None = None,

@@ -13,12 +13,22 @@ import sys
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
-from typing import Any, Final
+from typing import Any, Final, Protocol, TypeAlias
 
 from tenantry.errors import InvalidValueError
 from tenantry.schema.types import EMBEDDING_DIMENSIONS, check_embedding
 
-__all__ = ["Matrix", "wire_direction", "wire_vector"]
+__all__ = ["Embedding", "Matrix", "SupportsArray", "wire_direction", "wire_vector"]
+
+
+class SupportsArray(Protocol):
+    """An array of numpy, or of a library that can make one of its own into one."""
+
+    def __array__(self) -> Any: ...
+
+
+Embedding: TypeAlias = Sequence[float] | SupportsArray
+"""One vector."""
 
 _FLOATS: Final = frozenset("efd")  # float16, float32, float64
 _IS_LITTLE: Final = sys.byteorder == "little"
