@@ -43,8 +43,9 @@ def answer(scope: Scope, problem: Problem, *, cause: Exception | None = None) ->
     headers["vary"] = "accept"
     if not _is_for_people(scope):
         return Answer(problem.status, headers, body)
-    is_unknown = problem.status == HTTPStatus.UNAUTHORIZED and exchange.principal is None
-    if is_unknown and settings.sign_in_page not in {None, scope["path"]}:
+    # A wrong password is a 401 as well, and nothing to be sent away for.
+    is_nobody = problem.status == HTTPStatus.UNAUTHORIZED and exchange.found_nobody
+    if is_nobody and settings.sign_in_page not in {None, scope["path"]}:
         return Answer(303, {"location": str(settings.sign_in_page), "vary": "accept"}, b"")
     if settings.page is not None:
         headers["content-type"] = "text/html; charset=utf-8"
@@ -60,5 +61,6 @@ def _named(error: Exception) -> str:
     # Of others' errors only the kind: their messages may quote rows, and what was sent.
     told = f": {error}" if isinstance(error, TenantryError) else ""
     frames = traceback.extract_tb(error.__traceback__)
-    place = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+    own = [frame for frame in frames if "site-packages" not in frame.filename] or frames
+    place = f" at {own[-1].filename}:{own[-1].lineno}" if own else ""
     return f"{type(error).__name__}{place}{told}"

@@ -40,6 +40,7 @@ class Exchange:
     __slots__ = (
         "door",
         "drops_cookie",
+        "found_nobody",
         "headers",
         "is_too_long",
         "most_bytes",
@@ -59,6 +60,7 @@ class Exchange:
         given = self.headers.get(b"x-request-id", (b"",))[0]
         self.request_id = given.decode() if _REQUEST_ID.fullmatch(given) else _new_id()
         self.principal: Principal | None = None
+        self.found_nobody = False
         # An answer of the routes of signing in is nothing to store, whatever it says.
         self.used_credential = is_signing_in
         self.drops_cookie = False
@@ -95,12 +97,14 @@ class Exchange:
         try:
             credential = read_credential(self.headers, self.door.cookie)
             if credential is None:
+                self.found_nobody = True
                 return None
             is_cookie = credential.kind == "cookie"
             auth = self.door.auth
             look_up = auth.authenticate_api_key if credential.kind == "api_key" else auth.validate
             self.principal = await look_up(credential.text)
         except InvalidTokenError:
+            self.found_nobody = True
             # The cookie is not deleted: an answer that comes late would delete a newer one.
             if not (optional and is_cookie):
                 raise
