@@ -26,20 +26,20 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Final
-from urllib.parse import unquote, urlencode
+from typing import Any, Final
+from urllib.parse import urlencode
 
 import httpx
 import uvicorn
-from fastapi import APIRouter, Cookie, FastAPI, Form, Header
-from pydantic import BaseModel
+from fastapi import FastAPI
 from sqlalchemy import make_url, select
 from starlette.types import Message, Receive, Scope, Send
 
+from scripts.sql_flaws import flaws
 from tenantry import Database, Settings
 from tenantry.auth import Auth, Mail
 from tenantry.auth.profiles import TESTING
-from tenantry.fastapi import DoorSettings, TenantTx
+from tenantry.fastapi import DoorSettings
 from tenantry.ops import embedded
 from tenantry.ops.migrations import migrate
 from tenantry.ops.project import load_project
@@ -56,56 +56,6 @@ PASSWORD: Final = "seven ducks crossed a bridge"
 UNTHROTTLED: Final = replace(TESTING, account_attempts=10**6, address_attempts=10**6)
 MARK: Final = "*"
 """Where sqlmap injects."""
-
-flaws: Final = APIRouter(prefix="/flaws")
-
-
-class Named(BaseModel):
-    """The body of one of the flaws."""
-
-    name: str
-
-
-async def _named(tx: TenantTx, name: str) -> list[str]:
-    connection = await tx.connection()
-    found = await connection.exec_driver_sql(f"SELECT name FROM widgets WHERE name = '{name}'")
-    return list(found.scalars())
-
-
-@flaws.get("/query")
-async def in_query(tx: TenantTx, name: str) -> list[str]:
-    """Put a parameter of the query into a statement."""
-    return await _named(tx, name)
-
-
-@flaws.get("/path/{name}")
-async def in_path(tx: TenantTx, name: str) -> list[str]:
-    """Put a part of the path into a statement."""
-    return await _named(tx, name)
-
-
-@flaws.get("/header")
-async def in_header(tx: TenantTx, name: Annotated[str, Header()]) -> list[str]:
-    """Put a header into a statement."""
-    return await _named(tx, name)
-
-
-@flaws.get("/cookie")
-async def in_cookie(tx: TenantTx, name: Annotated[str, Cookie()]) -> list[str]:
-    """Put a cookie into a statement."""
-    return await _named(tx, unquote(name))  # as many frameworks do, and sqlmap takes for granted
-
-
-@flaws.post("/form")
-async def in_form(tx: TenantTx, name: Annotated[str, Form()]) -> list[str]:
-    """Put a field of a form into a statement."""
-    return await _named(tx, name)
-
-
-@flaws.post("/body")
-async def in_body(tx: TenantTx, body: Named) -> list[str]:
-    """Put a field of a JSON body into a statement."""
-    return await _named(tx, body.name)
 
 
 @dataclass
@@ -377,6 +327,15 @@ async def arrives(case: Case, client: httpx.AsyncClient) -> bool:
     return (answer.is_success or answer.status_code in {303, *allowed}) and not is_sent_away
 
 
+async def is_still_signed_in(case: Case, client: httpx.AsyncClient) -> bool:
+    """Whether a session that was not tried itself has lasted to the end."""
+    cookie = case.headers.get("Cookie", "")
+    if "session=" not in cookie or f"{MARK};" in cookie:
+        return True
+    headers = {"Cookie": cookie.replace(MARK, ""), "Accept": "application/json"}
+    return (await client.get("/auth/session", headers=headers)).is_success
+
+
 async def main(given: argparse.Namespace) -> int:
     """Try all, and return the exit code."""
     logging.disable()  # the flaws fail thousands of times, and what else fails is counted
@@ -390,7 +349,7 @@ async def main(given: argparse.Namespace) -> int:
             async with slots, httpx.AsyncClient(base_url=f"http://{host}") as client:
                 fault = "is refused as it is" if not await arrives(case, client) else None
                 fault = fault or await sqlmap.attempt(case, number)
-                if fault is None and not await arrives(case, client):
+                if fault is None and not await is_still_signed_in(case, client):
                     fault = "was signed out on the way"
             told = fault or ("found, as it has to be" if case.is_flaw else "nothing")
             print(f"{number:3} {case.name}: {case.marks} parameters: {told}", flush=True)
