@@ -360,8 +360,10 @@ async def main(given: argparse.Namespace) -> int:
         parameters = sum(case.marks for case in cases if not case.is_flaw)
         print(f"{parameters} parameters, answers by status: {dict(recorded.statuses)}")
     wrong += [f"failed: {each}" for each in sorted(recorded.failures)[:10]]
-    print("\n".join(wrong) or "Nothing can be injected into.")
-    return 1 if wrong or not parameters else 0
+    if not cases:
+        wrong.append("No operation has this name, so nothing was tried.")
+    print("\n".join(wrong) or "Nothing can be injected into but the flaws.")
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":
