@@ -369,8 +369,8 @@ async def main(given: argparse.Namespace) -> int:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="sql_injection", description=__doc__)
     parser.add_argument("sqlmap", help="the program")
-    parser.add_argument("--level", type=int, default=3)
-    parser.add_argument("--risk", type=int, default=2)
+    parser.add_argument("--level", type=int, default=5)
+    parser.add_argument("--risk", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--only", default="", help="operations whose name contains this text")
     sys.exit(asyncio.run(main(parser.parse_args())))
