@@ -82,7 +82,7 @@ async def test_the_cookies_are_as_closed_as_browsers_can_have_them(site: Site) -
 
 
 async def test_a_session_that_has_expired_leads_to_the_sign_in_page(site: Site) -> None:
-    """After its end a reload shows nothing more, and the browser forgets the cookie."""
+    """After its end a reload shows nothing more, and whoever signs in again goes on."""
     page = await site.signed_in("ben@acme.example")
     await page.goto(f"{site.url}/widgets")
     token = (await page.cookies())[SESSION]["value"]
@@ -97,7 +97,9 @@ async def test_a_session_that_has_expired_leads_to_the_sign_in_page(site: Site) 
     await page.reload()
     assert await page.path() == "/sign-in"
     assert "Acme" not in await page.text()
-    assert SESSION not in await page.cookies()
+    await site.sign_in(page, email="ben@acme.example")
+    assert "Acme Bicycles" in await page.text()
+    assert (await page.cookies())[SESSION]["value"] != token
 
 
 FORM = """

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import tomllib
+from collections import Counter
 from typing import Any, cast
 
 import httpx
@@ -252,6 +254,73 @@ async def test_members_see_the_form_of_a_widget_and_cannot_use_it(desk: Desk) ->
     response = await client.post(f"/widgets/{widget.id}", data={"name": "Mine", "theme": "dark"})
     assert response.status_code == 403
     assert (await one(desk, "acme", Widget)).name == widget.name
+
+
+async def test_a_form_has_come_before_its_transaction_begins(desk: Desk) -> None:
+    """Else whoever sends one slowly would hold a connection for as long as they like."""
+    client = await desk.signed_in()
+    cookie = "; ".join(f"{name}={value}" for name, value in client.cookies.items())
+    pool = desk.db._app.sync_engine.pool
+    conversation, widget = (
+        await one(desk, "acme", ConversationSession),
+        await one(desk, "acme", Widget),
+    )
+    for path in (
+        "/sign-in",
+        "/replies",
+        f"/conversations/{conversation.id}/messages",
+        f"/widgets/{widget.id}",
+    ):
+        held: list[str] = []
+        sent: list[Any] = []
+
+        async def receive(held: list[str] = held) -> dict[str, Any]:
+            # What is asked for may still be on its way: whatever was to begin has had its time.
+            await asyncio.sleep(0.05 if held else 0)
+            held.append(pool.status() if pool.checkedout() else "")  # type: ignore[attr-defined]
+            return {"type": "http.request", "body": b"x=1&", "more_body": len(held) < 3}
+
+        async def send(message: Any, sent: list[Any] = sent) -> None:
+            sent.append(message)
+
+        headers = {
+            "cookie": cookie,
+            "host": "desk.example.com",
+            "sec-fetch-site": "same-origin",
+            "content-type": "application/x-www-form-urlencoded",
+        }
+        scope = {
+            "type": "http", "method": "POST", "path": path, "query_string": b"", "root_path": "",
+            "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+            "scheme": "https", "http_version": "1.1", "server": ("x", 443),
+            "client": ("192.0.2.1", 1),
+        }  # fmt: skip
+        await desk.app(scope, receive, send)
+        assert sent[0]["status"] == 422, path
+        assert held[:3] == ["", "", ""], path
+
+
+async def test_the_form_signs_in_as_the_door_does(desk: Desk) -> None:
+    """A flood of workspaces that there are not gets a small part of the queue for hashing."""
+    client = await desk.client(raises=False)
+    forms = (sign_in(client, workspace="initech") for _ in range(100))
+    statuses = Counter(response.status_code for response in await asyncio.gather(*forms))
+    assert statuses.keys() == {401, 503}
+    assert statuses[503] > statuses[401]
+    assert (await sign_in(await desk.client())).status_code == 303
+
+
+async def test_a_new_sign_in_ends_the_browsers_old_session(desk: Desk) -> None:
+    """By the form as by the route; the device is known again, and the form's answer is stored by
+    nobody."""
+    client = await desk.signed_in()
+    old = dict(client.cookies)
+    again = await sign_in(client)
+    assert again.headers["cache-control"] == "no-store"
+    assert client.cookies["__Host-session"] != old["__Host-session"]
+    kept = await desk.client()
+    kept.headers["Cookie"] = f"__Host-session={old['__Host-session']}"
+    assert (await kept.get("/")).headers["location"] == "/sign-in"
 
 
 @pytest.mark.parametrize(

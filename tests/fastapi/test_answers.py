@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import logging
 import os
 import signal
 import socket
@@ -13,11 +15,14 @@ from typing import Any
 
 import asyncpg
 import httpx
-from sqlalchemy.exc import NoResultFound
+import pytest
+from sqlalchemy import event
+from sqlalchemy.exc import DBAPIError, NoResultFound
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from tenantry import errors
 from tenantry.asgi.problems import STATUSES, invalid_request, status_of
+from tenantry.asgi.readiness import Readiness
 from tenantry.errors import PasswordRefusedError, RetryLaterError, TenantryError
 from tenantry.settings import url_text
 from tests.auth.gateway import gateway
@@ -61,11 +66,33 @@ def test_every_error_has_a_status() -> None:
 
 
 def test_a_message_that_quotes_the_input_is_left_out() -> None:
-    """Pydantic's, and a validator's of the application, may hold what was typed."""
-    wrong = {"loc": ("body", "x"), "type": "value_error", "msg": f"no {SECRET}", "input": SECRET}
-    body = invalid_request([wrong, {**wrong, "msg": "no", "input": None}]).body("id").decode()
-    assert SECRET not in body
-    assert '"msg": "no"' in body
+    """Pydantic's, and a validator's of the application, may hold what was typed or a part of it."""
+    wrong: dict[str, Any] = {"loc": ("body", "x"), "type": "value_error", "msg": f"no {SECRET}"}
+    wrong["input"] = SECRET
+    nested = {**wrong, "input": {"who": ["ada", {"password": SECRET}]}}
+    parsed = {**wrong, "type": "uuid_parsing", "msg": "No UUID, found `q` at 1", "input": "q"}
+    parsed["ctx"] = {"error": "found `q` at 1"}
+    told = invalid_request([wrong, nested, parsed, {**wrong, "msg": "no", "input": None}])
+    messages = [each["msg"] for each in told.members("id")["errors"]]
+    assert messages == ["The value cannot be used.", "The value cannot be used.", "No UUID", "no"]
+
+
+async def test_no_letter_of_an_email_or_password_comes_back(site: Site) -> None:
+    """Whatever is wrong with them: a 422 may be logged, or shown on a shared screen."""
+    client = await site.signed_in()
+    emails = ['"§ "@x.example', "§(ü)@x.example", "x@§¤.example", "ü§ <x@x.example>", "ü" * 300]
+    bodies: list[tuple[str, dict[str, str]]] = [
+        ("/auth/sign-up", {"email": email, "tenant": "acme"}) for email in emails
+    ]
+    bodies += [
+        ("/auth/password", {"current": PASSWORD, "new": new})
+        for new in ("§", "§" * 2000, "\0§§§§§§§§", "\ud800§§§§§§§§")
+    ]
+    kind = {"Content-Type": "application/json"}
+    for path, body in bodies:
+        response = await client.post(path, content=json.dumps(body), headers=kind)
+        assert (response.status_code, "errors" in response.text) == (422, False), (path, body)
+        assert not set("§¤ü") & set(response.text), response.text
 
 
 async def test_errors_are_problems(site: Site) -> None:
@@ -89,6 +116,68 @@ async def test_errors_are_problems(site: Site) -> None:
         assert ("retry-after" in response.headers) is (status in {429, 503})
         if isinstance(error, RetryLaterError):
             assert response.headers["retry-after"] == "7"
+
+
+async def test_our_own_faults_are_in_the_log(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    """Each 500 once, with the request's id and the place; of what others raise only the kind."""
+    site.raises = False
+    client = await site.signed_in()
+    database = DBAPIError(f"SELECT {SECRET}", {"password": SECRET}, Exception(SECRET))
+    for error, told in (
+        (errors.SchemaMissingError("run `tenantry db migrate`"), "run `tenantry db migrate`"),
+        (ValueError(f"bad password {SECRET}"), ""),
+        (database, ""),
+    ):
+        caplog.clear()
+        site.app.state.error = error
+        response = await client.get(f"/api/fails?password={SECRET}")
+        assert response.status_code == 500
+        records = [each for each in caplog.records if each.levelno >= logging.ERROR]
+        assert [each.name for each in records] == ["tenantry.asgi"], records
+        assert vars(records[0])["request_id"] == response.headers["x-request-id"]
+        text = records[0].getMessage()
+        for part in (type(error).__name__, told, response.headers["x-request-id"], "conftest.py:"):
+            assert part in text
+        assert SECRET not in repr(vars(records[0]))
+
+
+async def test_who_asks_for_readiness_takes_one_connection(site: Site) -> None:
+    """However many strangers do; else a flood of them would compete with who is signed in."""
+    engine = site.app.state.tenantry.db._app.sync_engine
+    asked: list[str] = []
+
+    def note(*args: Any) -> None:
+        asked.append(args[2])
+
+    event.listen(engine, "before_cursor_execute", note)
+    client = site.client()
+    responses = await asyncio.gather(*(client.get("/readyz") for _ in range(50)))
+    event.remove(engine, "before_cursor_execute", note)
+    assert {each.status_code for each in responses} == {204}
+    assert 1 <= asked.count("SELECT 1") < 10  # one for each second that it has taken
+
+
+async def test_who_goes_away_takes_the_answer_from_nobody() -> None:
+    """The question goes on for the others; a failure is told to all of them, and asked anew."""
+    gate, asked = asyncio.Event(), 0
+
+    async def ping() -> None:
+        nonlocal asked
+        asked += 1
+        await gate.wait()
+        raise errors.DatabaseUnavailableError("gone")
+
+    readiness = Readiness(ping, kept_seconds=0)
+    first, second = (asyncio.create_task(readiness.ask()) for _ in range(2))
+    await asyncio.sleep(0)
+    first.cancel()
+    await asyncio.sleep(0)
+    gate.set()
+    with pytest.raises(errors.DatabaseUnavailableError):
+        await second
+    with pytest.raises(errors.DatabaseUnavailableError):
+        await readiness.ask()
+    assert asked == 2
 
 
 async def test_what_the_application_refuses_is_a_problem_too(site: Site) -> None:
@@ -161,13 +250,18 @@ async def test_an_unreachable_database_signs_nobody_out(urls: Urls, tenants: Ten
             assert (await client.get("/readyz")).status_code == 204
             way.passing = False
             way.cut()
-            for path in ("/auth/session", "/api/widgets", "/api/who", "/readyz"):
+            for path in ("/auth/session", "/api/widgets", "/api/who"):
                 response = await client.get(path)
                 assert response.status_code == 503, path
                 assert response.headers["content-type"] == "application/problem+json"
                 assert "set-cookie" not in response.headers
             assert (await sign_in(client)).status_code == 503
             assert (await client.get("/healthz")).status_code == 204
+
+            async def is_not_ready() -> bool:  # once the last answer is a second old
+                return (await client.get("/readyz")).status_code == 503
+
+            await eventually(is_not_ready)
             way.passing = True
             assert (await client.get("/auth/session")).status_code == 200
 

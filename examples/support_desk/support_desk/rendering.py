@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 from fastapi import Depends, Request
 from fastapi.templating import Jinja2Templates
-from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import HTMLResponse, RedirectResponse, Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.responses import RedirectResponse, Response
 
 from tenantry import TenantSession
 from tenantry.auth import Principal
@@ -77,42 +74,6 @@ def go_to(path: str) -> Response:
     return RedirectResponse(path, status_code=303)
 
 
-class Pages:
-    """Middleware around the door: what it says to programs as JSON, it says to people as a page.
-
-    Whoever is not signed in is sent to the sign-in page.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-        if scope["type"] != "http":
-            return await self.app(scope, receive, send)
-        for_people = "text/html" in Headers(scope=scope).get("accept", "")
-        problem: Message | None = None
-
-        async def send_page(message: Message) -> None:
-            nonlocal problem
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                headers.update(HEADERS)
-                if for_people and headers.get("content-type") == "application/problem+json":
-                    problem = message
-                    return None
-            elif problem is not None:
-                page = _page_of(json.loads(message["body"]))
-                own = {name for name, _ in page.raw_headers} | {b"content-type"}
-                page.raw_headers += [each for each in problem["headers"] if each[0] not in own]
-                return await page(scope, receive, send)
-            return await send(message)
-
-        return await self.app(scope, receive, send_page)
-
-
-def _page_of(problem: dict[str, Any]) -> Response:
-    if problem["status"] == HTTPStatus.UNAUTHORIZED:
-        return go_to("/sign-in")
-    text = templates.get_template("problem.html").render(problem=problem)
-    return HTMLResponse(text, problem["status"])
+def problem_page(problem: Mapping[str, Any]) -> str:
+    """Return the page that people see of what programs are told in JSON."""
+    return templates.get_template("problem.html").render(problem=problem)

@@ -9,7 +9,6 @@ from fastapi import APIRouter, Form, HTTPException, Request
 from starlette.responses import HTMLResponse, Response
 
 from support_desk.rendering import CurrentDesk, go_to, templates
-from tenantry.asgi import Exchange
 from tenantry.auth.tenants import slug_of_host
 from tenantry.errors import InvalidCredentialsError, ThrottledError
 from tenantry.fastapi import CurrentDoor, OptionalPrincipal
@@ -43,35 +42,19 @@ async def sign_in(
     workspace: Annotated[str | None, Form()] = None,
 ) -> Response:
     """Sign in, on a new session; the one that the browser had before ends."""
-    exchange = Exchange.of(request.scope)
-    exchange.used_credential = True  # nobody is to store the answer
-    session, device = exchange.cookies()
     try:
-        signed_in = await door.sign_in(
-            request,
-            tenant=_workspace(request) or workspace,
-            email=email,
-            password=password,
-            device_token=device,
-            replaces=session,
-        )
+        await door.sign_in(request, tenant=workspace, email=email, password=password)
     except InvalidCredentialsError as error:
         return _form(request, error=str(error), status=401)
     except ThrottledError as error:
         return _form(request, error=str(error), status=429)
-    response = go_to("/")
-    for cookie in door.cookies_of(signed_in):
-        response.headers.append("set-cookie", cookie)
-    return response
+    return go_to("/")
 
 
 @routes.post("/sign-out")
 async def sign_out(request: Request, door: CurrentDoor) -> Response:
     """End this session."""
-    exchange = Exchange.of(request.scope)
-    if (token := exchange.session_token()) is not None:
-        await door.auth.sign_out(token, address=door.settings.client_address(request))
-    exchange.drops_cookie = True
+    await door.sign_out(request)
     return go_to("/sign-in")
 
 

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from tenantry.asgi.answers import answer
 from tenantry.asgi.credentials import Cookie
 from tenantry.asgi.door import Door
-from tenantry.asgi.exchanges import Exchange, Exchanges
+from tenantry.asgi.exchange import Exchange
+from tenantry.asgi.exchanges import Exchanges
 from tenantry.asgi.problems import Problem, problem_of
-from tenantry.asgi.settings import DoorSettings
+from tenantry.asgi.settings import DoorSettings, host_or_body
 
-__all__ = ["Cookie", "Door", "DoorSettings", "Exchange", "Exchanges", "Problem", "problem_of"]
+__all__ = [
+    "Cookie",
+    "Door",
+    "DoorSettings",
+    "Exchange",
+    "Exchanges",
+    "Problem",
+    "answer",
+    "host_or_body",
+    "problem_of",
+]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Any, Final, Literal, NamedTuple
 from uuid import UUID
 
 from tenantry.asgi.credentials import Cookie, check_origins
+from tenantry.asgi.exchange import Exchange
+from tenantry.asgi.readiness import Readiness
 from tenantry.asgi.settings import DoorSettings
 from tenantry.auth import Auth, SignedIn
 from tenantry.auth.tenants import TenantFinder, slug_of_host
@@ -18,6 +20,13 @@ from tenantry.errors import ConfigurationError, TenantUnknownError
 __all__ = ["Door"]
 
 _log: Final = logging.getLogger("tenantry.asgi")
+
+
+class _Opened(NamedTuple):
+    db: Database
+    auth: Auth
+    tenants: TenantFinder
+    readiness: Readiness
 
 
 class Door:
@@ -36,7 +45,7 @@ class Door:
         self.cookie: Final = Cookie(settings.cookie_name, secure=self.secure)
         self.device_cookie: Final = Cookie(f"{settings.cookie_name}-device", secure=self.secure)
         self.trusted: Final = check_origins(settings.trusted_origins)
-        self._opened: tuple[Database, Auth, TenantFinder] | None = None
+        self._opened: _Opened | None = None
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[Database]:
@@ -53,7 +62,7 @@ class Door:
             )
         async with Database.connect(settings=settings.database) as db:
             auth = Auth(db, profile=settings.profile, send=settings.send)
-            self._opened = (db, auth, TenantFinder(db))
+            self._opened = _Opened(db, auth, TenantFinder(db), Readiness(db.ping))
             try:
                 yield db
             finally:
@@ -62,20 +71,22 @@ class Door:
     @property
     def db(self) -> Database:
         """The database."""
-        return self._require()[0]
+        return self._require().db
 
     @property
     def auth(self) -> Auth:
         """Who signs in."""
-        return self._require()[1]
+        return self._require().auth
 
-    def cookies_of(self, signed_in: SignedIn) -> list[str]:
-        """Return the values of ``Set-Cookie`` that go with a sign-in."""
-        profile = self.settings.profile
-        return [
-            self.cookie.holding(signed_in.token, lifetime=profile.absolute_lifetime),
-            self.device_cookie.holding(signed_in.device_token, lifetime=profile.device_lifetime),
-        ]
+    async def ready(self) -> None:
+        """Ask the database for an answer; all who ask within a second share one.
+
+        Strangers may ask as often as they like, and take one connection at most.
+
+        Raises:
+            DatabaseUnavailableError: As `Database.ping` says.
+        """
+        await self._require().readiness.ask()
 
     async def sign_in(
         self,
@@ -84,24 +95,32 @@ class Door:
         tenant: str | None,
         email: str,
         password: str,
+        transport: Literal["cookie", "bearer"] = "cookie",
         device_token: str | None = None,
-        replaces: str | None = None,
     ) -> SignedIn:
         """Sign in; that there is no such tenant looks like a wrong password.
+
+        With cookies, the answer to the request sets them, and the session ends that the browser
+        had before.
 
         Args:
             request: The framework's.
             tenant: The tenant that the form or body names.
             email: In any spelling.
             password: As it was typed.
-            device_token: As in `Auth.sign_in`.
-            replaces: As in `Auth.sign_in`.
+            transport: ``bearer`` for clients without cookies: they are to get the tokens.
+            device_token: As in `Auth.sign_in`, for clients without cookies.
 
         Raises:
             TenantryError: As `Auth.sign_in` says, but for the tenant.
         """
+        exchange = Exchange.of(request.scope)
+        exchange.used_credential = True  # nobody is to store the answer, whatever it says
+        replaces = None
+        if transport == "cookie":
+            replaces, device_token = exchange.cookies()
         try:
-            return await self.auth.sign_in(
+            signed_in = await self.auth.sign_in(
                 await self.tenant(request, tenant),
                 email,
                 password,
@@ -112,6 +131,28 @@ class Door:
             )
         except TenantUnknownError:
             await self.auth.refuse_sign_in(password)
+        if transport == "cookie":
+            exchange.new_cookies = self._cookies_of(signed_in)
+        return signed_in
+
+    async def sign_out(self, request: Any) -> None:
+        """End the session that a request shows, if it shows one, and delete the cookie.
+
+        Args:
+            request: The framework's.
+
+        Raises:
+            TenantryError: As `Auth.sign_out` says.
+        """
+        exchange = Exchange.of(request.scope)
+        exchange.used_credential = True
+        if (token := exchange.session_token()) is not None:
+            await self.auth.sign_out(
+                token,
+                address=self.settings.client_address(request),
+                user_agent=request.headers.get("user-agent"),
+            )
+        exchange.drops_cookie = True
 
     async def tenant(self, request: Any, named: str | None) -> UUID:
         """Return the tenant that somebody signs in to.
@@ -123,17 +164,25 @@ class Door:
         Raises:
             TenantUnknownError: There is none. Do not tell.
         """
+        found: UUID | str | None = named
         if self.settings.resolve_tenant is not None:
             found = await self.settings.resolve_tenant(request, named)
-        else:
-            if (domain := self.settings.base_domain) is not None:
-                named = slug_of_host(request.headers.get("host", ""), base_domain=domain)
-            found = await self._require()[2].find(named)
+        elif (domain := self.settings.base_domain) is not None:
+            found = slug_of_host(request.headers.get("host", ""), base_domain=domain)
+        if not isinstance(found, UUID):
+            found = await self._require().tenants.find(found)
         if found is None:
             raise TenantUnknownError("The request names no tenant that there is.")
         return found
 
-    def _require(self) -> tuple[Database, Auth, TenantFinder]:
+    def _cookies_of(self, signed_in: SignedIn) -> list[str]:
+        profile = self.settings.profile
+        return [
+            self.cookie.holding(signed_in.token, lifetime=profile.absolute_lifetime),
+            self.device_cookie.holding(signed_in.device_token, lifetime=profile.device_lifetime),
+        ]
+
+    def _require(self) -> _Opened:
         if self._opened is None:
             raise ConfigurationError(
                 "No database is open: the application's lifespan has not begun, or has nothing of "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from itertools import islice
@@ -90,10 +90,10 @@ class Problem:
     headers: Mapping[str, str] = field(default_factory=dict)
     more: Mapping[str, object] = field(default_factory=dict)
 
-    def body(self, request_id: str) -> bytes:
+    def members(self, request_id: str) -> dict[str, Any]:
         """Return the problem details."""
         title = HTTPStatus(self.status).phrase if self.status in set(HTTPStatus) else "Error"
-        content = {
+        return {
             "type": self.kind,
             "title": title,
             "status": self.status,
@@ -101,7 +101,10 @@ class Problem:
             "instance": request_id,
             **self.more,
         }
-        return json.dumps(content, ensure_ascii=False).encode("utf-8", "replace")
+
+    def body(self, request_id: str) -> bytes:
+        """Return them as JSON."""
+        return json.dumps(self.members(request_id), ensure_ascii=False).encode("utf-8", "replace")
 
     def all_headers(self) -> dict[str, str]:
         """Return the headers that go with it."""
@@ -157,10 +160,20 @@ def invalid_request(wrong: Iterable[Mapping[str, Any]]) -> Problem:
 
 
 def _without_input(error: Mapping[str, Any]) -> dict[str, object]:
-    given, message = str(error.get("input") or ""), error["msg"]
-    if given and given in message:
+    message = error["msg"]
+    if isinstance((error.get("ctx") or {}).get("error"), str):
+        message = message.partition(",")[0]  # a parser's, then with the character that it minds
+    elif error["type"] != "missing" and any(each in message for each in _texts(error.get("input"))):
         message = "The value cannot be used."
     return {"loc": error["loc"], "msg": message, "type": error["type"]}
+
+
+def _texts(given: object) -> Iterator[str]:
+    if isinstance(given, Mapping | list | tuple):
+        for each in given.values() if isinstance(given, Mapping) else given:
+            yield from _texts(each)
+    elif given is not None and (text := str(given)):
+        yield text
 
 
 def _of_ours(error: errors.TenantryError) -> Problem:

@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any
 from uuid import UUID
 
 from tenantry.auth import STANDARD, Mail, Profile
+from tenantry.auth.tenants import slug_of_host
 from tenantry.errors import ConfigurationError
 from tenantry.settings import Settings
 
-__all__ = ["DoorSettings"]
+__all__ = ["DoorSettings", "Resolver", "host_or_body"]
+
+Resolver = Callable[[Any, str | None], Awaitable[UUID | str | None]]
+"""Names the tenant that somebody signs in to, from the framework's request and the tenant named in
+the body: by id or slug; None for no tenant."""
+
+
+def host_or_body(base_domain: str) -> Resolver:
+    """Return a resolver by the host, and on hosts that are no tenant's by the body.
+
+    Args:
+        base_domain: With ``example.com``, the host ``acme.example.com`` is the tenant ``acme``'s,
+            whatever the body says.
+    """
+
+    async def resolve(request: Any, named: str | None) -> str | None:
+        return slug_of_host(request.headers.get("host", ""), base_domain=base_domain) or named
+
+    return resolve
 
 
 def peer_address(request: Any) -> str | None:
@@ -34,13 +53,18 @@ class DoorSettings:
         sign_up: Whether anybody may become a member of a tenant; needs ``send``.
         base_domain: With ``example.com``, the host ``acme.example.com`` is the tenant ``acme``'s,
             and no other host is a tenant's. None: the body names the tenant's slug or id.
-        resolve_tenant: Finds the id of the tenant that somebody signs in to, from the framework's
-            request and the tenant named in the body. None: ``base_domain`` or the body says.
+        resolve_tenant: A `Resolver`, such as `host_or_body` makes. None: ``base_domain`` or the
+            body says.
         client_address: Finds the client's IP address in the framework's request. By default it is
             the peer that the server reports; behind a proxy, have the server trust its headers.
         trusted_origins: Other origins whose pages may send requests, as ``https://x.example.com``.
         cookie_name: Of the session's cookie, without the prefix ``__Host-``.
         insecure_http: For development, plain HTTP: on this machine, and for nobody else.
+        sign_in_page: Where browsers go whose user is not signed in, as ``/sign-in``. None: they
+            are told 401, as programs are.
+        page: Makes the HTML that people are shown of a problem, from the members of its problem
+            details: ``status``, ``title``, ``detail``, the request's id as ``instance``, and of
+            forms the ``errors``. None: they are told in JSON, as programs are.
         prefix: Where the routes of signing in are.
         max_body_bytes: Longer bodies are refused.
 
@@ -53,11 +77,13 @@ class DoorSettings:
     send: Callable[[Mail], Awaitable[None]] | None = field(default=None, repr=False)
     sign_up: bool = False
     base_domain: str | None = None
-    resolve_tenant: Callable[[Any, str | None], Awaitable[UUID | None]] | None = None
+    resolve_tenant: Resolver | None = None
     client_address: Callable[[Any], str | None] = peer_address
     trusted_origins: Collection[str] = ()
     cookie_name: str = "session"
     insecure_http: bool = False
+    sign_in_page: str | None = None
+    page: Callable[[Mapping[str, Any]], str] | None = None
     prefix: str = "/auth"
     max_body_bytes: int = 10 * 1024 * 1024
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from hashlib import sha256
 from typing import Final
@@ -71,10 +72,11 @@ def _normalized(text: str) -> str:
     try:
         parts = validate_email(text, check_deliverability=False)
     except EmailNotValidError as error:
-        problem = str(error)
+        # After a colon or in brackets the library quotes letters of the address.
+        problem = re.split(r"[:(]", str(error))[0].strip(" .")
     # Outside of the handler, so that the library's exception does not hang on ours with the text.
     if parts is None:
-        raise InvalidValueError(f"The email cannot be used. {problem}")
+        raise InvalidValueError(f"The email cannot be used. {problem}.")
     domain = parts.ascii_domain or parts.domain
     normalized = unicodedata.normalize("NFC", f"{parts.local_part}@{domain}".lower())
     size = len(normalized.encode())

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from tenantry.asgi.settings import DoorSettings
+from tenantry.asgi.settings import DoorSettings, host_or_body
 from tenantry.fastapi.application import install, lifespan
 from tenantry.fastapi.dependencies import (
     ApiKeyPrincipal,
@@ -25,6 +25,7 @@ __all__ = [
     "OptionalPrincipal",
     "SessionPrincipal",
     "TenantTx",
+    "host_or_body",
     "install",
     "lifespan",
     "require_role",

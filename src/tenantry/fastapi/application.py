@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from http import HTTPStatus
-from typing import Any, Final
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -15,15 +13,13 @@ from starlette.requests import HTTPConnection
 from starlette.responses import Response
 from starlette.websockets import WebSocket
 
-from tenantry.asgi import Door, DoorSettings, Exchange, Exchanges, Problem, problem_of
+from tenantry.asgi import Door, DoorSettings, Exchanges, Problem, answer, problem_of
 from tenantry.asgi.openapi import document
 from tenantry.asgi.problems import ERRORS, invalid_request, refused
 from tenantry.errors import ConfigurationError
 from tenantry.fastapi.router import health, mailing, sign_up, signing_in
 
 __all__ = ["install", "lifespan"]
-
-_log: Final = logging.getLogger("tenantry.asgi")
 
 
 @asynccontextmanager
@@ -79,10 +75,7 @@ async def _answer(connection: HTTPConnection, error: Exception) -> Any:
         problem = problem_of(error)
     if problem is None:
         raise error
-    request_id = Exchange.of(connection.scope).request_id
-    if problem.status == HTTPStatus.INTERNAL_SERVER_ERROR:
-        _log.error("%s: %s", type(error).__name__, error, extra={"request_id": request_id})
+    status, headers, body = answer(connection.scope, problem, cause=error)
     if isinstance(connection, WebSocket):
         return await connection.close(1008)
-    body = problem.body(request_id)
-    return Response(body, problem.status, problem.all_headers())
+    return Response(body, status, headers)

@@ -6,11 +6,11 @@ from contextlib import suppress
 from typing import Annotated, Any, Final
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, HTTPException, Request, Response
+from fastapi import APIRouter, Depends, HTTPException, Request
 
 from tenantry.asgi import Exchange, bodies
 from tenantry.asgi.openapi import reference
-from tenantry.auth import Principal, SessionInfo, SignedIn
+from tenantry.auth import Principal, SessionInfo
 from tenantry.errors import TenantUnknownError
 from tenantry.fastapi.dependencies import CurrentDoor, SessionPrincipal
 
@@ -24,16 +24,11 @@ class _Visit:
         self.exchange = Exchange.of(request.scope)
         self.door = self.exchange.door
         self.auth = self.door.auth
-        self.exchange.used_credential = True
         self.address = self.door.settings.client_address(request)
-        self.agent = request.headers.get("user-agent")
-        self._request = request
+        self.request = request
 
     async def tenant(self, named: str | None) -> UUID:
-        return await self.door.tenant(self._request, named)
-
-    async def sign_in(self, **given: Any) -> SignedIn:
-        return await self.door.sign_in(self._request, **given)
+        return await self.door.tenant(self.request, named)
 
 
 async def _visit(request: Request) -> _Visit:
@@ -59,25 +54,23 @@ health: Final = APIRouter(tags=["health"])
 
 
 @signing_in.post("/sign-in", responses=_problems(401, 429))
-async def sign_in(body: bodies.SignIn, visit: Visit, response: Response) -> bodies.NewSession:
+async def sign_in(body: bodies.SignIn, visit: Visit) -> bodies.NewSession:
     """Sign in, on a new session; the one that the browser had before ends."""
-    password, in_cookie = body.password.get_secret_value(), body.transport == "cookie"
-    old, device = visit.exchange.cookies() if in_cookie else (None, body.device())
-    signed_in = await visit.sign_in(
-        tenant=body.tenant, email=body.email, password=password, device_token=device, replaces=old
+    signed_in = await visit.door.sign_in(
+        visit.request,
+        tenant=body.tenant,
+        email=body.email,
+        password=body.password.get_secret_value(),
+        transport=body.transport,
+        device_token=body.device(),
     )
-    if in_cookie:
-        for cookie in visit.door.cookies_of(signed_in):
-            response.headers.append("set-cookie", cookie)
-    return bodies.NewSession.made(signed_in, with_tokens=not in_cookie)
+    return bodies.NewSession.made(signed_in, with_tokens=body.transport == "bearer")
 
 
 @signing_in.post("/sign-out", status_code=204)
 async def sign_out(visit: Visit) -> None:
     """End this session. Whoever has none is signed out already."""
-    if (token := visit.exchange.session_token()) is not None:
-        await visit.auth.sign_out(token, address=visit.address, user_agent=visit.agent)
-    visit.exchange.drops_cookie = True
+    await visit.door.sign_out(visit.request)
 
 
 @signing_in.get("/session")
@@ -162,4 +155,4 @@ async def is_alive() -> None:
 @health.get("/readyz", status_code=204)
 async def is_ready(door: CurrentDoor) -> None:
     """Say whether the database answers."""
-    await door.db.ping()
+    await door.ready()

@@ -1,0 +1,141 @@
+"""What is known of one request: its id, who is calling, and what its answer does to cookies."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import MutableMapping, Sequence
+from random import getrandbits
+from typing import TYPE_CHECKING, Any, Final
+
+from tenantry.asgi.credentials import read_credential, read_headers
+from tenantry.auth import Principal
+from tenantry.errors import ConfigurationError, InvalidTokenError
+
+if TYPE_CHECKING:
+    from tenantry.asgi.door import Door
+
+__all__ = ["Exchange", "Scope"]
+
+Scope = MutableMapping[str, Any]
+
+_MOST_TO_SIGN_IN: Final = 64 * 1024
+"""Bytes of a body that strangers may send to the routes of signing in. To look through ten
+megabytes of unknown fields takes seconds."""
+_REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{8,64}")
+
+
+def _new_id() -> str:
+    # Not uuid4: it asks the system for secret bytes, and this is no secret.
+    return f"{getrandbits(128):032x}"
+
+
+class Exchange:
+    """What is known of a request. It lies in the request's scope.
+
+    Args:
+        door: The application's.
+        scope: The request's.
+    """
+
+    __slots__ = (
+        "door",
+        "drops_cookie",
+        "found_nobody",
+        "headers",
+        "is_too_long",
+        "most_bytes",
+        "new_cookies",
+        "principal",
+        "request_id",
+        "status",
+        "used_credential",
+    )
+
+    def __init__(self, door: Door, scope: Scope) -> None:
+        self.door = door
+        self.headers = read_headers(scope["headers"], b"x-request-id", b"content-length")
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        is_signing_in = path.startswith(f"{door.settings.prefix}/")
+        self.most_bytes = _MOST_TO_SIGN_IN if is_signing_in else door.settings.max_body_bytes
+        given = self.headers.get(b"x-request-id", (b"",))[0]
+        self.request_id = given.decode() if _REQUEST_ID.fullmatch(given) else _new_id()
+        self.principal: Principal | None = None
+        self.found_nobody = False
+        # An answer of the routes of signing in is nothing to store, whatever it says.
+        self.used_credential = is_signing_in
+        self.drops_cookie = False
+        self.new_cookies: Sequence[str] = ()
+        self.is_too_long = False
+        self.status: int | None = None
+
+    @classmethod
+    def of(cls, scope: Scope) -> Exchange:
+        """Return that of a request.
+
+        Raises:
+            ConfigurationError: The application has not the middleware `Exchanges`.
+        """
+        found = scope.get("tenantry")
+        if not isinstance(found, cls):
+            raise ConfigurationError("This application has no door yet. Call install(app).")
+        return found
+
+    async def authenticate(self, *, optional: bool = False) -> Principal | None:
+        """Return who is calling, looked up once; None where the request shows no credential.
+
+        Args:
+            optional: Whether a cookie that is not, or no longer, good counts as none.
+
+        Raises:
+            InvalidTokenError: The credential is not good, or there are several.
+            DatabaseUnavailableError: Nobody can tell.
+        """
+        if self.principal is not None:
+            return self.principal
+        self.used_credential = True
+        is_cookie = True
+        try:
+            credential = read_credential(self.headers, self.door.cookie)
+            if credential is None:
+                self.found_nobody = True
+                return None
+            is_cookie = credential.kind == "cookie"
+            auth = self.door.auth
+            look_up = auth.authenticate_api_key if credential.kind == "api_key" else auth.validate
+            self.principal = await look_up(credential.text)
+        except InvalidTokenError:
+            self.found_nobody = True
+            # The cookie is not deleted: an answer that comes late would delete a newer one.
+            if not (optional and is_cookie):
+                raise
+        return self.principal
+
+    def cookies(self) -> tuple[str | None, str | None]:
+        """Return the tokens of session and device that the browser has; doubled ones are none."""
+        tokens = []
+        for cookie in (self.door.cookie, self.door.device_cookie):
+            try:
+                tokens.append(cookie.read(self.headers))
+            except InvalidTokenError:
+                tokens.append(None)
+        return tokens[0], tokens[1]
+
+    def session_token(self) -> str | None:
+        """Return the token of the session that the request shows, if it shows one."""
+        try:
+            credential = read_credential(self.headers, self.door.cookie)
+        except InvalidTokenError:
+            return None
+        return credential.text if credential and credential.kind != "api_key" else None
+
+    def marked(self, headers: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+        """Return the headers of the answer with what is ours."""
+        marks = [(b"x-request-id", self.request_id.encode())]
+        if self.used_credential:
+            marks.append((b"cache-control", b"no-store"))
+            headers = [each for each in headers if each[0].lower() != b"cache-control"]
+        if self.new_cookies:
+            marks += [(b"set-cookie", cookie.encode()) for cookie in self.new_cookies]
+        elif self.drops_cookie:
+            marks.append((b"set-cookie", self.door.cookie.gone().encode()))
+        return [*headers, *marks]

@@ -1,0 +1,110 @@
+"""What browsers are shown in place of problem details, and which tenant a host names."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import pytest
+
+from tenantry.fastapi import host_or_body
+from tests.conftest import TenantPair, Urls
+from tests.fastapi.conftest import EMAIL, PASSWORD, SITE, Site, running, sign_in
+
+SECRET = "seen by nobody"
+BROWSER = {"Accept": "text/html,*/*;q=0.8", "Sec-Fetch-Site": "same-origin"}
+
+
+def page(problem: Mapping[str, Any]) -> str:
+    return f"<h1>{problem['status']} {problem['title']}</h1>{problem['instance']}"
+
+
+@pytest.fixture
+async def pages(urls: Urls, tenants: TenantPair) -> AsyncIterator[Site]:
+    """The application with pages for people; its sign-in page is ``/api/who``."""
+    async with running(urls, sign_in_page="/api/who", page=page) as site:
+        site.raises = False
+        await site.auth.register(tenants.a.id, EMAIL, PASSWORD)
+        yield site
+
+
+async def test_browsers_are_sent_to_the_sign_in_page(pages: Site) -> None:
+    """Where nobody is signed in; programs are told 401, and no cache mixes both."""
+    browser, program = pages.client(**BROWSER), pages.client(Accept="application/json")
+    for more in ({}, {"Cookie": "__Host-session=x.y.z"}):
+        answer = await browser.get("/api/widgets", headers=more)
+        assert (answer.status_code, answer.headers["location"]) == (303, "/api/who")
+        told = await program.get("/api/widgets", headers=more)
+        assert (told.status_code, told.json()["status"]) == (401, 401)
+        for each in (answer, told):
+            assert (each.headers["vary"], each.headers["cache-control"]) == ("accept", "no-store")
+    # To send this one there again would have no end.
+    answer = await browser.get("/api/who", headers={"Authorization": "Bearer x"})
+    assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
+
+
+async def test_a_wrong_password_is_no_way_out(pages: Site) -> None:
+    """A 401 that is not about the session shows the page, and leads nowhere."""
+    browser = pages.client(**BROWSER)
+    answer = await sign_in(browser, password="wrong")
+    assert (answer.status_code, "401 Unauthorized" in answer.text) == (401, True)
+    assert (await sign_in(browser)).status_code == 200
+    answer = await browser.post("/auth/password", json={"current": "wrong", "new": "x" * 20})
+    assert (answer.status_code, "401 Unauthorized" in answer.text) == (401, True)
+
+
+async def test_people_are_shown_pages(pages: Site) -> None:
+    """With the same status and id, whoever answers: routes, the middleware, or after a defect."""
+    browser = pages.client(**BROWSER)
+    pages.app.state.error = ValueError(SECRET)
+    strange = {"Sec-Fetch-Site": "cross-site"}
+    for status, answer in (
+        (404, await browser.get("/nowhere")),
+        (422, await browser.post("/auth/sign-in", json={})),
+        (403, await browser.post("/auth/sign-in", headers=strange)),
+        (413, await browser.post("/auth/sign-in", content=b"x" * 70_000)),
+        (500, await browser.get("/api/fails")),
+    ):
+        assert answer.status_code == status
+        assert answer.headers["content-type"] == "text/html; charset=utf-8"
+        assert answer.text.startswith(f"<h1>{status} ")
+        assert answer.text.endswith(answer.headers["x-request-id"])
+        assert SECRET not in answer.text
+    told = await browser.get("/nowhere", headers={"Accept": "*/*"})
+    assert told.headers["content-type"] == "application/problem+json"
+
+
+async def test_without_pages_everybody_is_told_in_json(site: Site) -> None:
+    """As an API does; the settings are for who wants pages."""
+    answer = await site.client(**BROWSER).get("/api/widgets")
+    assert (answer.status_code, answer.json()["status"]) == (401, 401)
+    assert "vary" not in answer.headers
+
+
+async def test_the_host_or_else_the_body_names_the_tenant(urls: Urls, tenants: TenantPair) -> None:
+    """On a tenant's host the body counts for nothing; on others it does, and must be right."""
+    async with running(urls, resolve_tenant=host_or_body("example.com")) as site:
+        await site.auth.register(tenants.a.id, EMAIL, PASSWORD)
+        for host, tenant, status in (
+            ("acme.example.com", "globex", 200),
+            ("globex.example.com", "acme", 401),
+            ("nope.example.com", "acme", 401),
+            ("example.com", "acme", 200),
+            ("app.example.org", str(tenants.a.id), 200),
+            ("example.com", "globex", 401),
+            ("example.com", None, 401),
+        ):
+            client = site.client(base=f"https://{host}")
+            assert (await sign_in(client, tenant=tenant)).status_code == status, (host, tenant)
+
+
+async def test_a_resolver_may_give_an_id(urls: Urls, tenants: TenantPair) -> None:
+    """One that has a look-up of its own."""
+
+    async def resolve(request: Any, named: str | None) -> Any:
+        return tenants.a.id if request.url.hostname == "app.example.com" else None
+
+    async with running(urls, resolve_tenant=resolve) as site:
+        await site.auth.register(tenants.a.id, EMAIL, PASSWORD)
+        assert (await sign_in(site.client(base=SITE), tenant="globex")).status_code == 200
+        assert (await sign_in(site.client(base="https://x.example"))).status_code == 401
