@@ -2,11 +2,13 @@
 
 # No `from __future__ import annotations`: FastAPI could not resolve what is local.
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
 from fastapi import FastAPI, HTTPException, Request
+from fastapi.staticfiles import StaticFiles
 
 from tenantry import Database
 from tenantry.asgi.bodies import SignIn
@@ -96,7 +98,7 @@ async def test_a_leak_is_found(name: str, bench: Workbench) -> None:
 
 
 async def test_what_could_not_be_tried_is_no_success(bench: Workbench) -> None:
-    """An operation that refuses everything, a mount and a WebSocket are listed, unless skipped."""
+    """What refuses everything and a folder that is mounted are listed, unless skipped."""
     product = Product(bench.db, bench.auth, complete=False)
 
     @product.app.get("/orders/{currency}")
@@ -105,7 +107,7 @@ async def test_what_could_not_be_tried_is_no_success(bench: Workbench) -> None:
             raise HTTPException(422, [{"loc": ["path", "currency"], "type": "unknown"}])
         return currency
 
-    product.app.mount("/static", Product(bench.db, bench.auth).app)
+    product.app.mount("/static", StaticFiles(directory=Path(__file__).parent))
     report = await failing(product, bench)
     assert not report.leaks
     assert [each.subject for each in report.unexercised] == [

@@ -11,16 +11,17 @@ import httpx
 from tenantry.auth import UserInfo
 from tenantry.errors import TenantryError
 from tenantry.testing.answers import Answer
-from tenantry.testing.applications import RunningApp, new_client
+from tenantry.testing.applications import BASE_URL, RunningApp, new_walker
 from tenantry.testing.markers import new_marker, texts_of
 from tenantry.testing.openapi import Operation
 from tenantry.testing.planting import Planting, Snapshot
-from tenantry.testing.requesting import Rows, rows_of
+from tenantry.testing.requesting import Rows, named_in, rows_of
 from tenantry.testing.workbench import PASSWORD, Workbench
 
 __all__ = ["Actor"]
 
 _SEGMENT: Final = re.compile(r"/([\w-]+)(?=/\{|/?$)")
+_MOST_TOLD: Final = 4
 
 
 @dataclass
@@ -31,18 +32,22 @@ class Actor:
         bench: Makes it.
         running: The application.
         planting: Fills it.
+        host: The host of its own, with ``{slug}``.
     """
 
     bench: Workbench
     running: RunningApp
     planting: Planting
+    host: str | None = None
     rows: Rows = field(default_factory=dict)
     snapshot: Snapshot = field(default_factory=dict)
     _made: Rows = field(default_factory=dict)
+    _told: Rows = field(default_factory=dict)
     _sent: set[str] = field(default_factory=set)
     _client: httpx.AsyncClient | None = None
     _user: UserInfo | None = None
     _token: str = ""
+    _base_url: str = BASE_URL
 
     @property
     def client(self) -> httpx.AsyncClient:
@@ -73,6 +78,8 @@ class Actor:
         """Make the tenant, its owner and its rows, and sign the owner in."""
         marker = new_marker()
         tenant = await self.bench.make_tenant(marker, slug=marker)
+        if self.host is not None:
+            self._base_url = f"https://{self.host.format(slug=marker)}"
         self._user = await self._register(tenant.id)
         await self._sign_in()
         await self.grow()
@@ -86,18 +93,33 @@ class Actor:
         """Read the tenant's rows, and return them."""
         self.snapshot = await self.planting.snapshot(self.user.tenant_id)
         self.rows = rows_of(self.snapshot)
-        for origin, values in self._made.items():
+        for origin, values in (*self._told.items(), *self._made.items()):
             known = self.rows.setdefault(origin, [])
-            known += [each for each in values if each not in known]
+            stored = {str(each) for each in known}
+            known += [each for each in values if str(each) not in stored]
         return self.snapshot
+
+    async def close(self) -> None:
+        """Close its client."""
+        if self._client is not None:
+            await self._client.aclose()
 
     def learn(self, operation: Operation, answer: Answer) -> None:
         """Remember what an operation has made for the tenant, be it in no table of ours."""
         self._sent.update(re.findall(r"qz[a-z]{22}", answer.sent))
-        made = answer.parsed.get("id") if isinstance(answer.parsed, dict) else None
         segments = _SEGMENT.findall(operation.path)
-        if operation.method == "POST" and isinstance(made, str | int) and segments:
-            self._made.setdefault((segments[-1].replace("-", "_"), "id"), []).append(made)
+        if not segments or not answer.ok:
+            return
+        about = segments[-1].replace("-", "_")
+        made = answer.parsed.get("id") if isinstance(answer.parsed, dict) else None
+        if operation.method == "POST" and isinstance(made, str | int):
+            self._made.setdefault((about, "id"), []).append(made)
+        # Others may be told the same, so these are tried, but are no texts to recognize it by.
+        for name, value in named_in(answer.parsed):
+            known = self._told.setdefault((about, name), [])
+            if value not in known and len(known) < _MOST_TOLD:
+                known.append(value)
+                self.rows.setdefault((about, name), []).append(value)
 
     def secrets(self) -> dict[str, str]:
         """Return the texts by which the tenant's data is recognized, and what each is."""
@@ -135,6 +157,6 @@ class Actor:
     async def _sign_in(self) -> None:
         signed_in = await self.bench.auth.sign_in(self.user.tenant_id, self.user.email, PASSWORD)
         self._token = signed_in.token
-        if self._client is not None:
-            await self._client.aclose()
-        self._client = new_client(self.running, dict(self.bench.credentials(self._token)))
+        await self.close()
+        headers = self.bench.credentials(self._token)
+        self._client = new_walker(self.running, headers, base_url=self._base_url)

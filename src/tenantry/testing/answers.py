@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import re
 import time
+import zipfile
+import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import httpx
 
-from tenantry.testing.openapi import Operation, Schemas
+from tenantry.testing.applications import RunningApp
+from tenantry.testing.openapi import Operation
 from tenantry.testing.requesting import Filled, mentioned, request_of
+from tenantry.testing.sockets import converse
 
-__all__ = ["Answer", "Asker", "Limits", "OutOfLimitsError"]
+__all__ = ["Answer", "Asker", "Limits", "OutOfLimitsError", "readable"]
 
 _SECONDS: Final = 10.0
 _FIRST_OF_ERRORS: Final = 400
 _FIELDS_OF_AN_ERROR: Final = 3
+_LONGEST_CHAIN: Final = 4
+_LARGEST_FILE: Final = 10_000_000
+_ZIP, _GZIP = b"PK\x03\x04", b"\x1f\x8b"
 # What differs from answer to answer without saying anything. Long ones first: of an id such as
 # 1f…, the digit alone would be taken, and the rest would differ.
 _VOLATILE: Final = re.compile(
-    r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{16,}|\d+(\.\d+)?"
+    r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{16,}"
+    r"|(?<!\d)(?<!closed with )\d+(\.\d+)?"
 )
 
 
@@ -49,6 +59,7 @@ class Answer:
         parsed: The body as JSON, or None.
         sent: All that the request has said.
         line: The request, for people.
+        said: Whether it was answered to, as a WebSocket need not.
     """
 
     status: int
@@ -57,6 +68,7 @@ class Answer:
     parsed: Any = field(repr=False)
     sent: str = field(repr=False)
     line: str
+    said: bool = True
 
     @property
     def ok(self) -> bool:
@@ -86,10 +98,15 @@ class Answer:
 
 
 class Asker:
-    """Sends requests and counts them."""
+    """Sends requests and counts them.
 
-    def __init__(self, schemas: Schemas, limits: Limits) -> None:
-        self._schemas = schemas
+    Args:
+        running: The application.
+        limits: How far to go.
+    """
+
+    def __init__(self, running: RunningApp, limits: Limits) -> None:
+        self._running = running
         self._limits = limits
         self._until = time.monotonic() + limits.seconds
         self.count = 0
@@ -100,26 +117,76 @@ class Asker:
         Raises:
             OutOfLimitsError: There is no request or no time left.
         """
+        self._spend()
+        request = request_of(operation, filled)
+        line, sent = _line(request), mentioned(request)
+        messages = request.pop("messages", ())
+        _keep_cookies(client, request)
+        try:
+            async with asyncio.timeout(_SECONDS):
+                if operation.is_socket:
+                    opening = client.build_request(**{**request, "method": "GET"})
+                    talk = await converse(self._running, opening, messages)
+                    answer = _answer(talk.status, "\n".join(talk.heard), "", sent, line)
+                    return replace(answer, said=talk.replies > 0)
+                response = await client.request(**request)
+                landed = await self._follow(client, response)
+        except TimeoutError:
+            return Answer(0, "", "", None, sent, line)
+        headers = "\n".join(f"{n}: {v}" for each in landed for n, v in each.headers.items())
+        body = "\n".join(readable(each) for each in landed)
+        return _answer(response.status_code, body, headers, sent, line, _parsed(response))
+
+    async def _follow(
+        self, client: httpx.AsyncClient, response: httpx.Response
+    ) -> list[httpx.Response]:
+        """Return the answer, and those to which it leads within the application."""
+        found = [response]
+        while (onward := found[-1].next_request) is not None and len(found) < _LONGEST_CHAIN:
+            if onward.url.host != response.request.url.host:
+                break
+            self._spend()
+            found.append(await client.send(onward))
+        return found
+
+    def _spend(self) -> None:
         if self.count >= self._limits.requests or time.monotonic() > self._until:
             raise OutOfLimitsError
         self.count += 1
-        request = request_of(operation, filled, self._schemas)
-        line = _line(request)
+
+
+def readable(response: httpx.Response) -> str:
+    """Return the text of an answer; of an archive, that of its files."""
+    content = response.content
+    if content.startswith(_ZIP):
         try:
-            async with asyncio.timeout(_SECONDS):
-                response = await client.request(**request)
-        except TimeoutError:
-            return Answer(0, "", "", None, mentioned(request), line)
-        headers = "\n".join(f"{name}: {value}" for name, value in response.headers.items())
-        body = response.text.lower()
-        return Answer(
-            status=response.status_code,
-            text=f"{headers}\n{body}".lower(),
-            body=body,
-            parsed=_parsed(response),
-            sent=mentioned(request),
-            line=line,
-        )
+            with zipfile.ZipFile(io.BytesIO(content)) as archive:
+                content = b"\n".join(
+                    each.filename.encode() + b"\n" + archive.read(each)
+                    for each in archive.infolist()
+                    if each.file_size < _LARGEST_FILE
+                )
+        except zipfile.BadZipFile:
+            return response.text
+    elif content.startswith(_GZIP):
+        with suppress(zlib.error):
+            content = zlib.decompressobj(wbits=31).decompress(content, _LARGEST_FILE)
+    # Of UTF-16, as spreadsheets write it, every second byte of what we look for is zero.
+    return content.replace(b"\0", b"").decode("utf-8", "replace")
+
+
+def _keep_cookies(client: httpx.AsyncClient, request: dict[str, Any]) -> None:
+    """Add the client's cookie to those of the request, which would else take its place."""
+    own, more = client.headers.get("Cookie"), request["headers"].get("Cookie")
+    if own and more:
+        request["headers"] = {**request["headers"], "Cookie": f"{own}; {more}"}
+
+
+def _answer(
+    status: int, body: str, headers: str, sent: str, line: str, parsed: Any = None
+) -> Answer:
+    body = body.lower()
+    return Answer(status, f"{headers}\n{body}".lower(), body, parsed, sent, line)
 
 
 def _parsed(response: httpx.Response) -> Any:
@@ -132,7 +199,7 @@ def _parsed(response: httpx.Response) -> Any:
 def _line(request: Mapping[str, Any]) -> str:
     options = "".join(
         f", {name}={request[name]!r}"
-        for name in ("params", "headers", "json", "data")
+        for name in ("params", "headers", "json", "data", "files", "messages")
         if request.get(name)
     )
     return f"client.request({request['method']!r}, {request['url']!r}{options})"

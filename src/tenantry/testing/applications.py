@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, Final
 
 import httpx
 
 from tenantry.errors import TenantryError
+from tenantry.testing.direct import DirectTransport
 
-__all__ = ["BASE_URL", "App", "ApplicationStartError", "RunningApp", "new_client"]
+__all__ = ["BASE_URL", "App", "ApplicationStartError", "RunningApp", "new_client", "new_walker"]
 
 BASE_URL: Final = "https://testserver"
 """Where clients believe the application to be; by HTTPS, or secure cookies would not come back."""
@@ -104,12 +105,49 @@ class RunningApp:
         ) from ended.get("cause")
 
 
-def new_client(running: RunningApp, headers: dict[str, str] | None = None) -> httpx.AsyncClient:
+def new_client(
+    running: RunningApp, headers: Mapping[str, str] | None = None, *, base_url: str = BASE_URL
+) -> httpx.AsyncClient:
     """Return a client that talks to the application directly; an exception becomes a 500.
+
+    With a cookie it says, as a browser would, that its requests come from the application's pages.
 
     Args:
         running: The application.
         headers: Sent with each request.
+        base_url: Where it believes the application to be.
     """
     transport = httpx.ASGITransport(app=running, raise_app_exceptions=False)
-    return httpx.AsyncClient(transport=transport, base_url=BASE_URL, headers=headers)
+    if not any(name.lower() == "cookie" for name in headers or ()):
+        return httpx.AsyncClient(transport=transport, base_url=base_url, headers=headers)
+    return _browser(transport, headers, base_url)
+
+
+def new_walker(
+    running: RunningApp, headers: Mapping[str, str] | None = None, *, base_url: str = BASE_URL
+) -> httpx.AsyncClient:
+    """Return a client for a walk: as a browser's pages, and it waits for no stream to end.
+
+    Args:
+        running: The application.
+        headers: Sent with each request.
+        base_url: Where it believes the application to be.
+    """
+    return _browser(DirectTransport(running), headers, base_url)
+
+
+def _browser(
+    transport: httpx.AsyncBaseTransport, headers: Mapping[str, str] | None, base_url: str
+) -> httpx.AsyncClient:
+    return httpx.AsyncClient(
+        transport=transport,
+        base_url=base_url,
+        headers={"Sec-Fetch-Site": "same-origin", **(headers or {})},
+        event_hooks={"request": [_say_origin]},
+    )
+
+
+async def _say_origin(request: httpx.Request) -> None:
+    if request.method not in {"GET", "HEAD"}:
+        host = request.headers.get("Host", request.url.netloc.decode())
+        request.headers.setdefault("Origin", f"{request.url.scheme}://{host}")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from tenantry.testing.markers import random_like
-from tenantry.testing.openapi import Operation, Schemas, Slot
-from tenantry.testing.requesting import Filled, Origin, Rows, candidates
+from tenantry.testing.openapi import Operation, Slot
+from tenantry.testing.requesting import Filled, Origin, Rows, candidates, messages_for
 
 __all__ = ["Attack", "attacks_on"]
 
@@ -22,6 +23,8 @@ _HEADERS: Final = (
     "X-Account-ID",
     "X-Workspace-ID",
 )
+_PAGE: Final = re.compile(r"(^|_)(page|offset|skip|start)(_|$)")
+_SIZE: Final = re.compile(r"(^|_)(limit|size|count|per_page|top|first)$")
 _FIELDS: Final = ("tenant_id", "tenant", "tenantId", "org_id", "organization_id", "account_id")
 _TENANTS: Final = (("tenants", "id"), ("tenants", "slug"))
 _EACH: Final = 2
@@ -45,7 +48,7 @@ class Attack:
 
 
 def attacks_on(
-    operation: Operation, base: Filled, theirs: Rows, schemas: Schemas
+    operation: Operation, base: Filled, theirs: Rows, host: str | None
 ) -> Iterator[Attack]:
     """Yield what to try.
 
@@ -53,15 +56,18 @@ def attacks_on(
         operation: On what.
         base: A request that works with values of the second tenant's own, or is likely to.
         theirs: The first tenant's values.
-        schemas: Those of the document.
+        host: The host of a tenant's own, with ``{slug}``.
     """
     known = [slot for slot in operation.slots if slot in base.origins]
     if len(known) > 1:
         yield from _all_at_once(known, base, theirs)
     for slot in operation.slots:
         yield from _each_in(operation, slot, base, theirs)
-    yield from _taken(operation, base, theirs, schemas)
-    yield from _undeclared(operation, base, theirs)
+    yield from _pages(operation, base)
+    yield from _taken(operation, base, theirs)
+    yield from _undeclared(operation, base, theirs, host or "{slug}.testserver")
+    if operation.is_socket:
+        yield _said(operation, base, theirs)
 
 
 def _all_at_once(known: list[Slot], base: Filled, theirs: Rows) -> Iterator[Attack]:
@@ -98,8 +104,37 @@ def _ends(values: list[Any]) -> list[Any]:
     return list(dict.fromkeys([values[0], values[-1]]))[:_EACH]
 
 
-def _taken(operation: Operation, base: Filled, theirs: Rows, schemas: Schemas) -> Iterator[Attack]:
+def _said(operation: Operation, base: Filled, theirs: Rows) -> Attack:
+    """Return a conversation about what is the first tenant's."""
+    controls = (
+        {origin: [random_like(each) for each in values] for origin, values in theirs.items()}
+        for _ in range(2)
+    )
+    return Attack(
+        "messages with ids of the other tenant",
+        replace(base, messages=messages_for(theirs, operation.messages)),
+        tuple(replace(base, messages=messages_for(e, operation.messages)) for e in controls),
+    )
+
+
+def _pages(operation: Operation, base: Filled) -> Iterator[Attack]:
+    """Yield requests for other parts of a list than the first: each page has to be the tenant's."""
+    for slot in operation.slots:
+        if slot.where != "query" or slot.schema.get("type") not in {"integer", "number"}:
+            continue
+        if _PAGE.search(slot.field):
+            tried = [1, 2, 3]
+        elif _SIZE.search(slot.field):
+            tried = [slot.schema.get("maximum", 1000)]
+        else:
+            continue
+        for number in tried:
+            yield Attack(f"{slot} = {number}", base.but(slot, number, ("", "")))
+
+
+def _taken(operation: Operation, base: Filled, theirs: Rows) -> Iterator[Attack]:
     """Yield requests with a text that the first tenant has: if it must be unique, it is taken."""
+    schemas = operation.schemas
     references = {slot.name for slot in operation.slots}
     for name, declared in schemas.resolve(operation.body).get("properties", {}).items():
         schema = schemas.resolve(declared)
@@ -120,7 +155,7 @@ def _with(base: Filled, name: str, value: str) -> Filled:
     return replace(base, body={**base.body, name: value})
 
 
-def _undeclared(operation: Operation, base: Filled, theirs: Rows) -> Iterator[Attack]:
+def _undeclared(operation: Operation, base: Filled, theirs: Rows, host: str) -> Iterator[Attack]:
     """Yield requests that claim to be the first tenant's where nothing is declared."""
     for column in ("id", "slug"):
         value = str(theirs["tenants", column][0])
@@ -143,8 +178,9 @@ def _undeclared(operation: Operation, base: Filled, theirs: Rows) -> Iterator[At
                 f"undeclared fields {', '.join(names)} of the body = {claim}",
                 replace(base, body={**extra, **base.body}),
             )
-    host = f"{theirs['tenants', 'slug'][0]}.testserver"
-    yield Attack("the other tenant's slug in the host name", replace(base, headers={"Host": host}))
+    theirs_alone = host.format(slug=theirs["tenants", "slug"][0])
+    headers = dict.fromkeys(("Host", "X-Forwarded-Host"), theirs_alone)
+    yield Attack("the other tenant's host name", replace(base, headers=headers))
 
 
 def _name(origin: Origin) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import MetaData
 
@@ -12,13 +13,16 @@ from tenantry.errors import ConfigurationError
 from tenantry.schema import Base
 from tenantry.testing.answers import Limits
 from tenantry.testing.applications import App, new_client
-from tenantry.testing.openapi import Operation, Schemas, read_operations
+from tenantry.testing.openapi import Operation
 from tenantry.testing.planting import Planting
 from tenantry.testing.report import IsolationError, IsolationReport, Unexercised
+from tenantry.testing.surface import survey
 from tenantry.testing.walking import Walk
 from tenantry.testing.workbench import Workbench
 
 __all__ = ["assert_isolated"]
+
+_NOT_WALKED: Final = "it shows no operations, so it was not walked; test it by itself, and skip it"
 
 
 async def assert_isolated(
@@ -29,6 +33,7 @@ async def assert_isolated(
     skip: Iterable[str] = (),
     examples: Mapping[str, Mapping[str, Any]] | None = None,
     values: Mapping[str, Any] | None = None,
+    host: str | None = None,
     max_requests: int = 5000,
     max_seconds: float = 120.0,
 ) -> IsolationReport:
@@ -43,9 +48,11 @@ async def assert_isolated(
         app: An ASGI application with an OpenAPI document: ``app.openapi()``, or at /openapi.json.
         bench: Makes the tenants and the clients; the fixture brings its own.
         metadata: The models.
-        skip: Operations that are left out, as in ``GET /public/{id}``, ``/static/*``.
-        examples: For an operation, values of parameters and of fields of its body by name.
+        skip: What is left out, as in ``GET /public/{id}``, ``/admin/*``, ``Mount /static``.
+        examples: For an operation, values of parameters and of fields of its body by name. For a
+            WebSocket, ``messages``: a list of texts, where ``{widgets.id}`` is a tenant's value.
         values: For a column, as in ``orders.status``, what planted rows must hold.
+        host: Where tenants have host names: how they are made, as in ``{slug}.example.com``.
         max_requests: How many requests to send at most.
         max_seconds: How long it may take.
 
@@ -59,76 +66,56 @@ async def assert_isolated(
     __tracebackhide__ = True
     running = await bench.running(app)
     async with new_client(running) as client:
-        document = await _document(app, client)
-    operations = [*read_operations(document), *_hidden(app, document)]
-    mounts = _mounts(app)
-    skip = tuple(skip)
-    _require_known([*map(str, operations), *mounts], skip, examples or {})
-    kept = [each for each in operations if not _is_skipped(str(each), skip)]
+        surface = await survey(app, client)
+    skip, examples = tuple(skip), examples or {}
+    _require_known(surface.names, skip, examples)
+    credentials = bench.credentials("token")
+    kept = [
+        replace(
+            _without_credentials(each, credentials),
+            messages=tuple(examples.get(str(each), {}).get("messages", ())),
+        )
+        for each in surface.operations
+        if not _is_skipped(str(each), skip)
+    ]
     walk = Walk(
         running,
         kept,
         bench=bench,
-        schemas=Schemas(document),
         planting=Planting(bench.db, metadata, values),
-        examples=examples or {},
+        examples=examples,
         limits=Limits(max_requests, max_seconds),
+        host=host,
     )
     await walk.run()
+    unwalked = (each for each in surface.unwalked if not _is_skipped(each, skip))
     report = IsolationReport(
         operations=len(kept),
         requests=walk.requests,
         leaks=tuple(walk.leaks),
-        unexercised=(
-            *walk.unexercised(),
-            *(
-                Unexercised(each, "it is no operation of the OpenAPI document; test it by itself")
-                for each in mounts
-                if not _is_skipped(each, skip)
-            ),
-        ),
+        unexercised=(*walk.unexercised(), *(Unexercised(each, _NOT_WALKED) for each in unwalked)),
     )
     if not report.ok:
         raise IsolationError(report)
     return report
 
 
-async def _document(app: App, client: Any) -> Mapping[str, Any]:
-    make = getattr(app, "openapi", None)
-    if callable(make):
-        made: Mapping[str, Any] = make()
-        return made
-    answer = await client.get("/openapi.json")
-    if answer.status_code != 200:  # noqa: PLR2004
-        raise ConfigurationError(
-            f"The application has no openapi(), and GET /openapi.json answers {answer.status_code}."
-            " An OpenAPI document is required, to know its operations."
-        )
-    found: Mapping[str, Any] = answer.json()
-    return found
-
-
-def _hidden(app: App, document: Mapping[str, Any]) -> list[Operation]:
-    """Return the routes that are left out of the document; those of the document itself aside."""
-    names = ("openapi_url", "docs_url", "redoc_url", "swagger_ui_oauth2_redirect_url")
-    own = {getattr(app, name, None) for name in names} | {"/openapi.json"}
-    found = []
-    for route in getattr(app, "routes", ()):
-        path, methods = getattr(route, "path", ""), getattr(route, "methods", None) or ()
-        if getattr(route, "include_in_schema", True) or path in own:
-            continue
-        if path not in document.get("paths", {}):
-            bare: dict[str, Any] = {each.lower(): {} for each in set(methods) - {"HEAD", "OPTIONS"}}
-            found += read_operations({"paths": {path: bare}})
-    return found
-
-
-def _mounts(app: App) -> list[str]:
-    return [
-        f"{type(route).__name__} {getattr(route, 'path', '')}"
-        for route in getattr(app, "routes", ())
-        if not getattr(route, "methods", None) and hasattr(route, "path")
-    ]
+def _without_credentials(operation: Operation, credentials: Mapping[str, str]) -> Operation:
+    """Return the operation without the parameters that say who asks: clients have their own."""
+    headers = {name.lower() for name in credentials} | {"authorization", "cookie"}
+    cookies = {
+        part.partition("=")[0].strip()
+        for name, value in credentials.items()
+        for part in value.split(";")
+        if name.lower() == "cookie"
+    }
+    slots = (
+        slot
+        for slot in operation.slots
+        if not (slot.where == "header" and slot.name.lower() in headers)
+        and not (slot.where == "cookie" and slot.name in cookies)
+    )
+    return replace(operation, slots=tuple(slots))
 
 
 def _fits(name: str, pattern: str) -> bool:

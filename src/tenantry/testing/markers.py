@@ -12,8 +12,9 @@ from uuid import UUID
 __all__ = ["new_marker", "random_like", "texts_of"]
 
 _LENGTH: Final = 22
-_SHORTEST: Final = 8
-"""Shorter texts, and small numbers, are in answers by chance."""
+# A marker or what a short column has of it, or an id. Words are also in other answers, such as the
+# names of states that an application gives; so are shorter texts and small numbers.
+_OWN: Final = re.compile(r"qz[a-z]{6}|^(?=.*\d)[\w-]{16,}$")
 _SMALLEST: Final = 10**8
 
 
@@ -34,7 +35,7 @@ def texts_of(value: Any) -> Iterator[str]:
             yield from texts_of(each)
     elif isinstance(value, UUID):
         yield from (str(value), value.hex)
-    elif isinstance(value, str) and len(value) >= _SHORTEST:
+    elif isinstance(value, str) and _OWN.search(value):
         yield value.lower()
     elif isinstance(value, int) and abs(value) >= _SMALLEST:
         yield str(value)

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import uuid4
 
 from tenantry.testing.markers import new_marker
 
-__all__ = ["Operation", "Schemas", "Slot", "is_reference", "read_operations"]
+__all__ = [
+    "SOCKET",
+    "Operation",
+    "Schemas",
+    "Slot",
+    "is_reference",
+    "read_operations",
+    "slots_of_path",
+]
+
+SOCKET: Final = "WEBSOCKET"
+"""The method of an operation that is none of HTTP's."""
 
 _METHODS: Final = ("get", "head", "post", "put", "patch", "delete")
 _SAFE: Final = frozenset({"GET", "HEAD"})
@@ -20,7 +31,9 @@ _DOOR: Final = "x-tenantry-door"
 _DEEPEST: Final = 4
 _LONGEST_CHAIN: Final = 20
 _PATH_PARAMETER: Final = re.compile(r"\{(\w+)(?::\w+)?\}")
-_REFERENCE: Final = re.compile(r"(^|_)(id|uuid|slug|tenant|key)s?$|[a-z](Id|Ids|Uuid)$")
+_REFERENCE: Final = re.compile(
+    r"(^|_)(id|uuid|slug|tenant|workspace|organi[sz]ation|org|key)s?$|[a-z](Id|Ids|Uuid)$"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +65,13 @@ class Operation:
     """A method of a path.
 
     Args:
+        method: As HTTP has it, or ``WEBSOCKET``.
+        path: From the application's root, also where it is of a mounted application.
         slots: Declared parameters, and those fields of the body that name something else.
         body: The schema of the body, or None.
         media: Its media type.
+        schemas: Those of the document that it is from.
+        messages: What to say in a WebSocket, with ``{widgets.id}`` for values.
     """
 
     method: str
@@ -62,6 +79,8 @@ class Operation:
     slots: tuple[Slot, ...] = field(default=(), compare=False)
     body: Mapping[str, Any] | None = field(default=None, compare=False)
     media: str = field(default="application/json", compare=False)
+    schemas: Schemas = field(default_factory=lambda: Schemas({}), compare=False, repr=False)
+    messages: tuple[str, ...] = field(default=(), compare=False)
 
     def __str__(self) -> str:
         return f"{self.method} {self.path}"
@@ -70,6 +89,11 @@ class Operation:
     def is_safe(self) -> bool:
         """Whether it promises to change nothing."""
         return self.method in _SAFE
+
+    @property
+    def is_socket(self) -> bool:
+        """Whether it is a WebSocket."""
+        return self.method == SOCKET
 
 
 class Schemas:
@@ -149,13 +173,19 @@ class Schemas:
         return self.resolve(schema).get("default") is not None
 
     def references(self, schema: Any, prefix: str = "", depth: int = 0) -> Iterator[Slot]:
-        """Yield the fields of a body that may name something, such as a tenant or a row."""
+        """Yield the fields of a body that may name something, such as a tenant or a row.
+
+        An element of a list has its number for a name: ``lines.0.widget_id``.
+        """
         schema = self.resolve(schema)
+        if schema.get("type") == "array" and depth < _DEEPEST:
+            yield from self.references(schema.get("items", {}), f"{prefix}0.", depth + 1)
         for name, each in schema.get("properties", {}).items():
             resolved, path = self.resolve(each), f"{prefix}{name}"
-            if is_reference(name, resolved):
+            item = self.resolve(resolved.get("items", {}))
+            if "properties" not in item and is_reference(name, {**item, **resolved}):
                 yield Slot("body", path, resolved, name in schema.get("required", []))
-            elif "properties" in resolved and depth < _DEEPEST:
+            elif depth < _DEEPEST:
                 yield from self.references(resolved, f"{path}.", depth + 1)
 
 
@@ -193,35 +223,43 @@ def _text(schema: Mapping[str, Any]) -> str:
     return str(text[:longest])
 
 
-def read_operations(document: Mapping[str, Any]) -> list[Operation]:
-    """Return the operations of an OpenAPI document, in its order, without those of our own door."""
+def read_operations(document: Mapping[str, Any], *, below: str = "") -> list[Operation]:
+    """Return the operations of an OpenAPI document, in its order, without those of our own door.
+
+    Args:
+        document: The document.
+        below: The path under which its application is mounted.
+    """
     schemas, found = Schemas(document), []
     for path, item in document.get("paths", {}).items():
         for method in _METHODS:
             if method in item and not item[method].get(_DOOR):
                 shared = item.get("parameters", [])
-                found.append(_operation(schemas, method.upper(), path, item[method], shared))
+                found.append(
+                    _operation(schemas, method.upper(), below + path, item[method], shared)
+                )
     return found
+
+
+def slots_of_path(path: str) -> dict[tuple[str, str], Slot]:
+    """Return a slot for each parameter of a path, by place and name."""
+    names = _PATH_PARAMETER.findall(path)
+    return {("path", name): Slot("path", name, {"type": "string"}, True) for name in names}
 
 
 def _operation(
     schemas: Schemas, method: str, path: str, declared: Mapping[str, Any], shared: list[Any]
 ) -> Operation:
-    slots: dict[tuple[str, str], Slot] = {}
-    for name in _PATH_PARAMETER.findall(path):
-        slots["path", name] = Slot("path", name, {"type": "string"}, True)
+    slots = slots_of_path(path)
     for each in (*shared, *declared.get("parameters", [])):
         parameter = schemas.resolve(each)
         where, name = str(parameter.get("in")), str(parameter.get("name"))
-        if where == "header" and name.lower() in {"authorization", "cookie"}:
-            continue  # it says who asks
         schema = schemas.resolve(parameter.get("schema", {}))
         slots[where, name] = Slot(where, name, schema, bool(parameter.get("required")))
+    made = Operation(method, path, tuple(slots.values()), schemas=schemas)
     contents = schemas.resolve(declared.get("requestBody", {})).get("content", {})
     if not contents:
-        return Operation(method, path, tuple(slots.values()))
+        return made
     media = next((each for each in contents if "json" in each), next(iter(contents)))
     body = schemas.resolve(contents[media].get("schema", {}))
-    return Operation(
-        method, path, (*slots.values(), *schemas.references(body)), body=body, media=media
-    )
+    return replace(made, slots=(*made.slots, *schemas.references(body)), body=body, media=media)

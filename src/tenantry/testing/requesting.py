@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 from urllib.parse import quote
 from uuid import UUID
 
-from tenantry.testing.openapi import Operation, Schemas, Slot, is_reference
+from tenantry.testing.markers import new_marker
+from tenantry.testing.openapi import Operation, Slot, is_reference
 from tenantry.testing.planting import Snapshot
 
 __all__ = [
@@ -20,8 +22,11 @@ __all__ = [
     "candidates",
     "fillings",
     "mentioned",
+    "messages_for",
+    "named_in",
     "request_of",
     "rows_of",
+    "singular",
 ]
 
 Origin = tuple[str, str]
@@ -29,6 +34,11 @@ Origin = tuple[str, str]
 Rows = dict[Origin, list[Any]]
 """A tenant's values by their origin, the newest last."""
 
+_PLACE: Final = re.compile(r"\{(\w+)\.(\w+)\}")
+_ADDRESSES: Final = ("id", "channel", "room", "topic")
+_TEXTS: Final = ("message", "text", "content", "body", "data", "query")
+_CURSOR: Final = re.compile(r"(^|_)(cursor|after|before|next|page_token)$")
+_NAMED: Final = re.compile(r"(^|_)(id|uuid|slug|filename)$")
 _TENANT: Final = re.compile(r"^(x_)?(tenant|organi[sz]ation|org|workspace|account|customer)(_|$)")
 _MOST: Final = 12
 _COMBINATIONS: Final = 24
@@ -47,6 +57,7 @@ class Filled:
         query: Query parameters that are not declared.
         cookies: The same.
         body: Fields of the body that are not declared, or others than those made.
+        messages: What to say in a WebSocket.
     """
 
     values: Mapping[Slot, Any] = field(default_factory=dict)
@@ -56,6 +67,7 @@ class Filled:
     query: Mapping[str, str] = field(default_factory=dict)
     cookies: Mapping[str, str] = field(default_factory=dict)
     body: Mapping[str, Any] = field(default_factory=dict)
+    messages: tuple[str, ...] = ()
 
     def but(self, slot: Slot, value: Any, origin: Origin) -> Filled:
         """Return the same with another value in one slot."""
@@ -64,6 +76,30 @@ class Filled:
             values={**self.values, slot: value},
             origins={**self.origins, slot: origin},
         )
+
+
+def messages_for(rows: Rows, given: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return what to say in a WebSocket.
+
+    Args:
+        rows: Whose values to name.
+        given: Messages in which ``{widgets.id}`` stands for a value. Empty: they are guessed.
+    """
+    if given:
+        return tuple(_PLACE.sub(lambda found: _value(rows, found), each) for each in given)
+    ids = {table: str(values[-1]) for (table, column), values in rows.items() if column == "id"}
+    named = {name: each for t, each in ids.items() for name in (singular(t), f"{singular(t)}_id")}
+    texts = dict.fromkeys(_TEXTS, new_marker())
+    objects = [
+        {"type": "subscribe", **texts, **named, **dict.fromkeys(_ADDRESSES, each)}
+        for each in ids.values()
+    ]
+    return (*(json.dumps(each) for each in objects), *ids.values())
+
+
+def _value(rows: Rows, place: re.Match[str]) -> str:
+    values = rows.get((place[1], place[2]))
+    return str(values[-1]) if values else place[0]
 
 
 def rows_of(snapshot: Snapshot) -> Rows:
@@ -75,6 +111,22 @@ def rows_of(snapshot: Snapshot) -> Rows:
             if named and value != "" and name != "tenant_id":
                 found.setdefault((table, name), []).append(value)
     return found
+
+
+def named_in(answer: Any) -> Iterator[tuple[str, str | int]]:
+    """Yield what of an answer a later request may name: ids, slugs, names of files, cursors."""
+    if isinstance(answer, list):
+        for each in answer:
+            yield from named_in(each)
+    elif isinstance(answer, dict):
+        for key, value in answer.items():
+            if isinstance(value, dict | list):
+                yield from named_in(value)
+            elif isinstance(value, str | int) and not isinstance(value, bool):
+                if _CURSOR.search(key):
+                    yield "cursor", value
+                elif _NAMED.search(key):
+                    yield key, value
 
 
 def candidates(operation: Operation, slot: Slot, rows: Rows) -> list[tuple[Any, Origin]]:
@@ -91,35 +143,41 @@ def candidates(operation: Operation, slot: Slot, rows: Rows) -> list[tuple[Any, 
 
 
 def _score(operation: Operation, slot: Slot, origin: Origin) -> int:
+    """Return how likely a slot means values of an origin; 0: not at all."""
+    if origin[1] == "cursor":
+        return 8 if _CURSOR.search(slot.field) else 0
+    if _TENANT.match(slot.field):
+        return _score_as_tenant(slot.field, origin)
+    return _score_as_row(operation, slot, origin)
+
+
+def _score_as_tenant(name: str, origin: Origin) -> int:
+    wanted = "slug" if "slug" in name or "name" in name else "id"
+    if origin == ("tenants", wanted):
+        return 9
+    return 1 if origin == ("tenants", "slug") else 0
+
+
+def _score_as_row(operation: Operation, slot: Slot, origin: Origin) -> int:
     table, column = origin
-    name, one = slot.field, _singular(table)
-    if _TENANT.match(name):
-        wants = "slug" if "slug" in name or "name" in name else "id"
-        return (
-            9
-            if (table, column) == ("tenants", wants)
-            else 1
-            if origin == ("tenants", "slug")
-            else 0
-        )
+    name, one = slot.field, singular(table)
+    last = one.rpartition("_")[2]
     before = operation.path.partition("{" + slot.name)[0].rstrip("/").rpartition("/")[2]
-    near = slot.where == "path" and _singular(before.replace("-", "_")) in {
-        one,
-        one.rpartition("_")[2],
-    }
-    if column == "id" and re.fullmatch(rf"({one}|{one.rpartition('_')[2]})_(id|uuid)", name):
-        return 8
-    if near and (column == "id" if re.search(r"(^|_)(id|uuid)$", name) else column == name):
-        return 7
-    if column == name and name != "id":
-        return 5
-    if near and column == "id":
-        return 4
+    near = slot.where == "path" and singular(before.replace("-", "_")) in {one, last}
+    wanted = "id" if re.search(r"(^|_)(id|uuid)$", name) else name
     stored = slot.where == "path" or is_reference(slot.name, slot.schema)
-    return 1 if column == "id" and stored else 0
+    ranks = (
+        (8, column == "id" and re.fullmatch(rf"({one}|{last})_(id|uuid)", name)),
+        (7, near and column == wanted),
+        (5, column == name and name != "id"),
+        (4, near and column == "id"),
+        (1, column == "id" and stored),
+    )
+    return next((rank for rank, holds in ranks if holds), 0)
 
 
-def _singular(word: str) -> str:
+def singular(word: str) -> str:
+    """Return the name of one, for the name of a table or a part of a path."""
     if word.endswith("ies"):
         return word[:-3] + "y"
     return word[:-1] if word.endswith("s") and not word.endswith("ss") else word
@@ -135,9 +193,7 @@ def _accepts(schema: Mapping[str, Any], value: Any) -> bool:
     return True
 
 
-def fillings(
-    operation: Operation, rows: Rows, schemas: Schemas, fixed: Mapping[str, Any]
-) -> Iterator[Filled]:
+def fillings(operation: Operation, rows: Rows, fixed: Mapping[str, Any]) -> Iterator[Filled]:
     """Yield ways to fill an operation with a tenant's own values, the likeliest first."""
     given = {s: (fixed[s.name], ("", "")) for s in operation.slots if s.name in fixed}
     wanted = [s for s in operation.slots if s not in given and (s.required or s.where == "body")]
@@ -145,12 +201,13 @@ def fillings(
     for slot in wanted:
         found = [(slot, *each) for each in candidates(operation, slot, rows)]
         if slot.where == "path" or not found:
-            made = schemas.value(slot.schema, complete=True)
+            made = operation.schemas.value(slot.schema, complete=True)
             if slot.required:
                 found.append((slot, made, ("", "")))
         if found:
             choices.append(found)
     body = {name: value for name, value in fixed.items() if not _is_parameter(operation, name)}
+    messages = messages_for(rows, operation.messages) if operation.is_socket else ()
     combinations = list(itertools.islice(_nearest(choices), _COMBINATIONS))
     for complete in (True, False) if operation.body else (True,):
         for combination in combinations:
@@ -158,7 +215,7 @@ def fillings(
             values = {slot: value for slot, (value, _) in given.items()}
             values |= {slot: value for slot, value, _ in usable}
             origins = {slot: origin for slot, _, origin in usable if origin[0]}
-            yield Filled(values, origins, complete, body=body)
+            yield Filled(values, origins, complete, body=body, messages=messages)
 
 
 def _is_parameter(operation: Operation, name: str) -> bool:
@@ -172,7 +229,7 @@ def _nearest(choices: list[list[tuple[Slot, Any, Origin]]]) -> Iterator[tuple[An
         yield tuple(each[at] for each, at in zip(choices, rank, strict=True))
 
 
-def request_of(operation: Operation, filled: Filled, schemas: Schemas) -> dict[str, Any]:
+def request_of(operation: Operation, filled: Filled) -> dict[str, Any]:
     """Return the arguments of ``httpx.AsyncClient.request``; the body's texts are ever new."""
     path, query, headers = operation.path, dict(filled.query), dict(filled.headers)
     cookies = dict(filled.cookies)
@@ -188,36 +245,60 @@ def request_of(operation: Operation, filled: Filled, schemas: Schemas) -> dict[s
     if query:
         made["params"] = query
     if operation.body is not None:
-        made |= _body(operation, filled, schemas)
+        made |= _body(operation, filled)
+    if operation.is_socket:
+        made["messages"] = list(filled.messages)
     return made
 
 
-def _body(operation: Operation, filled: Filled, schemas: Schemas) -> dict[str, Any]:
-    body = schemas.value(operation.body, complete=filled.complete)
-    if isinstance(body, dict):
+def _body(operation: Operation, filled: Filled) -> dict[str, Any]:
+    body = operation.schemas.value(operation.body, complete=filled.complete)
+    if isinstance(body, dict | list):
         for slot, value in filled.values.items():
             if slot.where == "body":
                 _put(body, slot.name.split("."), value)
+    if isinstance(body, dict):
         body |= filled.body
     if "json" in operation.media:
         return {"json": _plain(body)}
-    if "multipart" in operation.media and isinstance(body, dict):
-        properties = schemas.resolve(operation.body).get("properties", {})
-        files = {n for n in body if schemas.resolve(properties.get(n)).get("format") == "binary"}
-        files |= {n for n in body if "contentMediaType" in schemas.resolve(properties.get(n))}
-        return {
-            "data": {n: str(v) for n, v in body.items() if n not in files},
-            "files": {n: (f"{n}.txt", str(body[n]).encode()) for n in files},
-        }
-    if isinstance(body, dict):
-        return {"data": {name: str(value) for name, value in body.items()}}
-    return {"content": str(body)}
+    if not isinstance(body, dict):
+        return {"content": str(body)}
+    files = _files(operation) & body.keys() if "multipart" in operation.media else set()
+    made: dict[str, Any] = {"data": {n: _as_form(v) for n, v in body.items() if n not in files}}
+    if files:
+        contents = ((n, e) for n in sorted(files) for e in _listed(body[n]))
+        made["files"] = [(n, (f"{n}.txt", str(each).encode())) for n, each in contents]
+    return made
 
 
-def _put(body: dict[str, Any], names: list[str], value: Any) -> None:
-    for name in names[:-1]:
-        body = body.setdefault(name, {})
+def _put(body: Any, names: list[str], value: Any) -> None:
+    for name, following in itertools.pairwise(names):
+        if isinstance(body, list):
+            body[:] = body or [{}]
+            body = body[0]
+        else:
+            body = body.setdefault(name, [] if following == "0" else {})
     body[names[-1]] = [value] if isinstance(body.get(names[-1]), list) else value
+
+
+def _files(operation: Operation) -> set[str]:
+    resolve, found = operation.schemas.resolve, set()
+    for name, declared in resolve(operation.body).get("properties", {}).items():
+        schema = resolve(declared)
+        schema |= resolve(schema.get("items", {}))
+        if schema.get("format") == "binary" or "contentMediaType" in schema:
+            found.add(name)
+    return found
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _as_form(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_as_form(each) for each in value]
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _plain(value: Any) -> Any:
@@ -230,5 +311,6 @@ def _plain(value: Any) -> Any:
 
 def mentioned(request: Mapping[str, Any]) -> str:
     """Return all that a request says, in lower case: an answer may repeat it."""
-    parts = (request.get(name) for name in ("url", "params", "headers", "json", "data", "content"))
+    names = ("url", "params", "headers", "json", "data", "files", "content", "messages")
+    parts = (request.get(name) for name in names)
     return " ".join(str(part) for part in parts if part).lower()
