@@ -358,3 +358,46 @@ def web_sockets_that_say_little(ways: Ways) -> None:
             async with ways.db.tenant(widget.tenant_id) as tx:
                 (await tx.get_one(Widget, widget.id)).name = given["text"]
             await socket.send_text("done")
+
+
+class Audience:
+    """Whoever listens, and what is told to them."""
+
+    def __init__(self, *, leaks: bool) -> None:
+        self._leaks = leaks
+        self._there: list[tuple[UUID, asyncio.Queue[str]]] = []
+
+    def tell(self, who: Principal, text: str) -> None:
+        for tenant_id, queue in self._there:
+            if self._leaks or tenant_id == who.tenant_id:
+                queue.put_nowait(text)
+
+    async def listen(self, who: Principal) -> AsyncIterator[str]:
+        queue: asyncio.Queue[str] = asyncio.Queue()
+        self._there.append((who.tenant_id, queue))
+        while True:
+            yield await queue.get()
+
+
+@way("WEBSOCKET /chat", "while the other tenant used", "a text that the tenant has sent")
+@way("GET /feed", "while the other tenant used", "a text that the tenant has sent")
+def what_is_told_to_all(ways: Ways) -> None:
+    audience = Audience(leaks=ways.leaks)
+
+    @ways.app.websocket("/chat")
+    async def chat(socket: WebSocket, who: Who) -> None:
+        await socket.accept()
+
+        async def pass_on() -> None:
+            async for text in audience.listen(who):
+                await socket.send_text(text)
+
+        passing = asyncio.create_task(pass_on())
+        async for text in socket.iter_text():
+            audience.tell(who, text)
+        passing.cancel()
+
+    @ways.app.get("/feed")
+    async def feed(who: Who) -> StreamingResponse:
+        events = (f"data: {text}\n\n" async for text in audience.listen(who))
+        return StreamingResponse(events, media_type="text/event-stream")

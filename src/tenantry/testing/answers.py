@@ -16,6 +16,7 @@ from typing import Any, Final
 import httpx
 
 from tenantry.testing.applications import RunningApp
+from tenantry.testing.direct import CUT, HELD
 from tenantry.testing.openapi import Operation
 from tenantry.testing.requesting import Filled, mentioned, request_of
 from tenantry.testing.sockets import converse
@@ -60,6 +61,7 @@ class Answer:
         sent: All that the request has said.
         line: The request, for people.
         said: Whether it was answered to, as a WebSocket need not.
+        endless: Whether it goes on for as long as somebody listens.
     """
 
     status: int
@@ -69,6 +71,7 @@ class Answer:
     sent: str = field(repr=False)
     line: str
     said: bool = True
+    endless: bool = False
 
     @property
     def ok(self) -> bool:
@@ -111,8 +114,21 @@ class Asker:
         self._until = time.monotonic() + limits.seconds
         self.count = 0
 
-    async def ask(self, client: httpx.AsyncClient, operation: Operation, filled: Filled) -> Answer:
+    async def ask(
+        self,
+        client: httpx.AsyncClient,
+        operation: Operation,
+        filled: Filled,
+        *,
+        held: asyncio.Event | None = None,
+    ) -> Answer:
         """Send one request.
+
+        Args:
+            client: Who asks.
+            operation: What.
+            filled: With which values.
+            held: Until it is set, what goes on is listened to.
 
         Raises:
             OutOfLimitsError: There is no request or no time left.
@@ -123,19 +139,20 @@ class Asker:
         messages = request.pop("messages", ())
         _keep_cookies(client, request)
         try:
-            async with asyncio.timeout(_SECONDS):
+            async with asyncio.timeout(_SECONDS if held is None else None):
                 if operation.is_socket:
                     opening = client.build_request(**{**request, "method": "GET"})
-                    talk = await converse(self._running, opening, messages)
+                    talk = await converse(self._running, opening, messages, held=held)
                     answer = _answer(talk.status, "\n".join(talk.heard), "", sent, line)
                     return replace(answer, said=talk.replies > 0)
-                response = await client.request(**request)
+                response = await client.request(**request, extensions={HELD: held})
                 landed = await self._follow(client, response)
         except TimeoutError:
             return Answer(0, "", "", None, sent, line)
         headers = "\n".join(f"{n}: {v}" for each in landed for n, v in each.headers.items())
         body = "\n".join(readable(each) for each in landed)
-        return _answer(response.status_code, body, headers, sent, line, _parsed(response))
+        answer = _answer(response.status_code, body, headers, sent, line, _parsed(response))
+        return replace(answer, endless=bool(response.extensions.get(CUT)))
 
     async def _follow(
         self, client: httpx.AsyncClient, response: httpx.Response

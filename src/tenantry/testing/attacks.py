@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from tenantry.testing.markers import random_like
 from tenantry.testing.openapi import Operation, Slot
-from tenantry.testing.requesting import Filled, Origin, Rows, candidates, messages_for
+from tenantry.testing.requesting import Filled, Origin, Rows, accepts, candidates, messages_for
 
 __all__ = ["Attack", "attacks_on"]
 
@@ -93,7 +93,11 @@ def _each_in(operation: Operation, slot: Slot, base: Filled, theirs: Rows) -> It
         if slot.where != "path" and slot.schema.get("type", "string") == "string":
             # Whatever it is called, it may be what the tenant is taken from.
             known = {where for _, where in found}
-            found += [(theirs[o][0], o) for o in _TENANTS if o not in known]
+            found += [
+                (theirs[o][0], o)
+                for o in _TENANTS
+                if o not in known and accepts(slot.schema, theirs[o][0])
+            ]
     for value, where in found:
         filled = base.but(slot, value, where)
         controls = [base.but(slot, random_like(value), where) for _ in range(2)]

@@ -13,10 +13,15 @@ from typing import Any, Final
 
 import httpx
 
-__all__ = ["DirectTransport", "scope_of"]
+__all__ = ["CUT", "HELD", "DirectTransport", "scope_of"]
+
+HELD: Final = "held"
+"""The extension of a request that has an event: until it is set, a stream is listened to."""
+CUT: Final = "cut"
+"""The extension of a response that says whether it was left before its end."""
 
 _SILENCE_SECONDS: Final = 0.15
-_SILENCE_OF_EVENTS_SECONDS: Final = 0.03
+_SILENCE_OF_EVENTS_SECONDS: Final = 0.05
 """Streams of events are the ones that never end, so the first silence is it."""
 _LONGEST_SECONDS: Final = 3.0
 _ERROR: Final = 500
@@ -34,23 +39,27 @@ class DirectTransport(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Return the answer, or as much as there was of it before a silence."""
-        exchange = _Exchange(await request.aread())
+        held: asyncio.Event | None = request.extensions.get(HELD)
+        exchange = _Exchange(await request.aread(), held)
         task = asyncio.create_task(exchange.serve(self._app, scope_of(request, "http")))
         try:
-            if await exchange.read():
+            if not (cut := not await exchange.read()):
                 await task  # what goes on in the background belongs to the request
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
         content = b"".join(exchange.parts)
         headers = [each for each in exchange.headers if each[0].lower() != b"content-length"]
-        return httpx.Response(exchange.status or _ERROR, headers=headers, content=content)
+        response = httpx.Response(exchange.status or _ERROR, headers=headers, content=content)
+        response.extensions[CUT] = cut
+        return response
 
 
 class _Exchange:
     """A request, and what has come of its answer."""
 
-    def __init__(self, body: bytes) -> None:
+    def __init__(self, body: bytes, held: asyncio.Event | None) -> None:
+        self._held = held
         self.status: int | None = None
         self.headers: list[tuple[bytes, bytes]] = []
         self.parts: list[bytes] = []
@@ -70,8 +79,13 @@ class _Exchange:
         """Read the answer, and return whether it has come to its end."""
         until = time.monotonic() + _LONGEST_SECONDS
         try:
-            while self.status is None or time.monotonic() < until:
-                message = await self._next(self._patience)
+            while self.status is None or time.monotonic() < until or self._is_held:
+                try:
+                    message = await self._next(self._patience)
+                except TimeoutError:
+                    if self._is_held:
+                        continue
+                    return False
                 if message["type"] == "http.response.start":
                     self.status, self.headers = message["status"], list(message.get("headers", ()))
                     until = time.monotonic() + _LONGEST_SECONDS
@@ -79,18 +93,20 @@ class _Exchange:
                     self.parts.append(message.get("body", b""))
                 if message["type"] == "ended" or _is_last(message):
                     return True
-        except TimeoutError:
-            pass
+            return False
         finally:
             self._gone.set()
-        return False
+
+    @property
+    def _is_held(self) -> bool:
+        return self._held is not None and not self._held.is_set()
 
     @property
     def _patience(self) -> float | None:
         if self.status is None:
             return None
         events = any(b"text/event-stream" in value for _, value in self.headers)
-        return _SILENCE_OF_EVENTS_SECONDS if events and self.parts else _SILENCE_SECONDS
+        return _SILENCE_OF_EVENTS_SECONDS if events else _SILENCE_SECONDS
 
     async def _next(self, seconds: float | None) -> Mapping[str, Any]:
         try:

@@ -34,7 +34,7 @@ async def assert_isolated(
     examples: Mapping[str, Mapping[str, Any]] | None = None,
     values: Mapping[str, Any] | None = None,
     host: str | None = None,
-    max_requests: int = 5000,
+    max_requests: int = 20_000,
     max_seconds: float = 120.0,
 ) -> IsolationReport:
     """Assert that no operation of an application shows or gives one tenant's data to another.

@@ -19,6 +19,7 @@ __all__ = [
     "Filled",
     "Origin",
     "Rows",
+    "accepts",
     "candidates",
     "fillings",
     "mentioned",
@@ -134,8 +135,7 @@ def candidates(operation: Operation, slot: Slot, rows: Rows) -> list[tuple[Any, 
     scored = [
         (score, origin)
         for origin in rows
-        if (score := _score(operation, slot, origin)) > 0
-        and _accepts(slot.schema, rows[origin][-1])
+        if (score := _score(operation, slot, origin)) > 0 and accepts(slot.schema, rows[origin][-1])
     ]
     scored.sort(key=lambda each: -each[0])
     found = [(value, origin) for _, origin in scored for value in reversed(rows[origin][-2:])]
@@ -183,7 +183,8 @@ def singular(word: str) -> str:
     return word[:-1] if word.endswith("s") and not word.endswith("ss") else word
 
 
-def _accepts(schema: Mapping[str, Any], value: Any) -> bool:
+def accepts(schema: Mapping[str, Any], value: Any) -> bool:
+    """Return whether a value is of the type that a schema asks for."""
     if schema.get("enum"):
         return value in schema["enum"]
     if schema.get("format") == "uuid":

@@ -40,7 +40,13 @@ class Conversation:
     replies: int = 0
 
 
-async def converse(app: Any, request: httpx.Request, messages: Sequence[str]) -> Conversation:
+async def converse(
+    app: Any,
+    request: httpx.Request,
+    messages: Sequence[str],
+    *,
+    held: asyncio.Event | None = None,
+) -> Conversation:
     """Connect, say one message after the other, and listen.
 
     A connection that is closed after a message is made anew for the next ones.
@@ -49,6 +55,7 @@ async def converse(app: Any, request: httpx.Request, messages: Sequence[str]) ->
         app: The application.
         request: The request that opens it.
         messages: What to say.
+        held: Until it is set, the last connection is listened to.
     """
     made, left = Conversation(), list(messages)
     request.headers.setdefault("Origin", f"https://{request.headers['Host']}")
@@ -58,6 +65,8 @@ async def converse(app: Any, request: httpx.Request, messages: Sequence[str]) ->
             await line.settle()
             while left and line.is_open:
                 await line.say(left.pop(0))
+            if held is not None and not left:
+                await held.wait()
             await line.settle(_GRACE_SECONDS)
         finally:
             await line.hang_up()

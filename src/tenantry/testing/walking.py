@@ -7,6 +7,7 @@ so that what only repeats an id is told from what knows it. What changes rows co
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -28,6 +29,9 @@ __all__ = ["Walk"]
 _ORDER: Final = {"POST": 0, "PUT": 1, "PATCH": 2, "WEBSOCKET": 3, "DELETE": 4}
 _UNAUTHORIZED: Final = 401
 _GONE: Final = (404, 410)
+_LISTENING: Final = "nothing, while the other tenant used the application"
+_SETTLING_SECONDS: Final = 0.1
+"""Time in which listeners connect."""
 _COUNTED: Final = "answers otherwise once the other tenant has more rows, as a count would"
 
 
@@ -72,6 +76,7 @@ class Walk:
         self._refusals: dict[Operation, list[str]] = {}
         self._silent: set[Operation] = set()
         self._gone: set[Operation] = set()
+        self._lasting: set[Operation] = set()
         self._reached: set[Operation] = set()
         self._stopped = False
 
@@ -132,6 +137,7 @@ class Walk:
         await self._learn()
         await self._ask_for_lists()
         await self._see_influence()
+        await self._listen()
         for operation in (*self._safe, *self._unsafe):
             await self._attack(operation)
             self._reached.add(operation)
@@ -171,6 +177,8 @@ class Walk:
                 await who.stay_signed_in()
             if answer.ok:
                 self._works[operation, id(who)] = filled
+                if operation.is_socket or answer.endless:
+                    self._lasting.add(operation)
                 if operation.is_socket and not (answer.said or operation.messages):
                     self._silent.add(operation)
                 if not operation.is_safe:
@@ -198,6 +206,35 @@ class Walk:
                     line = f"client.request({operation.method!r}, {operation.path!r}), twice"
                     self._judge.report(operation, self._name(client), NOTHING, _COUNTED, line)
         await self._learn()
+
+    async def _listen(self) -> None:
+        """Listen to what goes on while the first tenant uses the application."""
+        lasting = [each for each in self._operations if each in self._lasting]
+        if not lasting:
+            return
+        ended = asyncio.Event()
+        heard = [
+            asyncio.create_task(
+                self._asker.ask(client, operation, self._base(operation), held=ended)
+            )
+            for operation in lasting
+            for client in self._strangers
+        ]
+        try:
+            await asyncio.sleep(_SETTLING_SECONDS)
+            for operation in self._unsafe:
+                filled = self._works.get((operation, id(self._owner)))
+                if filled is not None:
+                    answer = await self._asker.ask(self._owner.client, operation, filled)
+                    self._owner.learn(operation, answer)
+                    await self._owner.stay_signed_in()
+        finally:
+            ended.set()
+            answers = await asyncio.gather(*heard)
+        await self._learn()
+        asked = ((each, who) for each in lasting for who in self._strangers)
+        for (operation, client), answer in zip(asked, answers, strict=True):
+            self._judge.look(operation, self._name(client), _LISTENING, answer)
 
     async def _bodies(self) -> list[tuple[int, str]]:
         asked = [
