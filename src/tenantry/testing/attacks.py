@@ -58,6 +58,12 @@ def attacks_on(
         theirs: The first tenant's values.
         host: The host of a tenant's own, with ``{slug}``.
     """
+    if operation.is_socket:
+        yield _said(operation, base, theirs)
+        if not operation.messages:
+            # What the connection itself gives away needs not all of what may be understood.
+            guessed = base.messages
+            base = replace(base, messages=(*guessed[:1], *guessed[-1:]))
     known = [slot for slot in operation.slots if slot in base.origins]
     if len(known) > 1:
         yield from _all_at_once(known, base, theirs)
@@ -66,8 +72,6 @@ def attacks_on(
     yield from _pages(operation, base)
     yield from _taken(operation, base, theirs)
     yield from _undeclared(operation, base, theirs, host or "{slug}.testserver")
-    if operation.is_socket:
-        yield _said(operation, base, theirs)
 
 
 def _all_at_once(known: list[Slot], base: Filled, theirs: Rows) -> Iterator[Attack]:
