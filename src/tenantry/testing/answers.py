@@ -21,7 +21,7 @@ from tenantry.testing.openapi import Operation
 from tenantry.testing.requesting import Filled, mentioned, request_of
 from tenantry.testing.sockets import converse
 
-__all__ = ["Answer", "Asker", "Limits", "OutOfLimitsError", "readable"]
+__all__ = ["Answer", "Asker", "Limits", "OutOfLimitsError"]
 
 _SECONDS: Final = 10.0
 _FIRST_OF_ERRORS: Final = 400
@@ -150,7 +150,7 @@ class Asker:
         except TimeoutError:
             return Answer(0, "", "", None, sent, line)
         headers = "\n".join(f"{n}: {v}" for each in landed for n, v in each.headers.items())
-        body = "\n".join(readable(each) for each in landed)
+        body = "\n".join(_readable(each) for each in landed)
         answer = _answer(response.status_code, body, headers, sent, line, _parsed(response))
         return replace(answer, endless=bool(response.extensions.get(CUT)))
 
@@ -172,7 +172,7 @@ class Asker:
         self.count += 1
 
 
-def readable(response: httpx.Response) -> str:
+def _readable(response: httpx.Response) -> str:
     """Return the text of an answer; of an archive, that of its files."""
     content = response.content
     if content.startswith(_ZIP):
