@@ -36,6 +36,9 @@ __all__ = ["BATCH_SIZE", "load_chunks", "require_tenant"]
 BATCH_SIZE: Final = 512
 """Rows that are read before they are sent: 2 MB of vectors, and as many that are on their way."""
 
+_FIRST_BATCH: Final = 64
+"""Rows of the first batch, so that the server has something to do soon; the next ones double."""
+
 _ROWS_AT_A_TIME: Final = 8
 """Rows read and checked before the event loop has its turn, which feeds the statement under way."""
 
@@ -66,7 +69,8 @@ async def load_chunks(
         document_id: Whose chunks they are; None: each `Chunk` says so.
         embeddings: The vectors, apart from the chunks and in their order: a two-dimensional array
             of float16, float32 or float64, such as numpy's, or an iterable of vectors.
-        batch_size: Rows held in memory, and sent with one statement.
+        batch_size: At most so many rows are gathered before they are sent; the first batches are
+            smaller.
         on_batch: Called with the number of rows of each batch once it is in the table.
 
     Returns:
@@ -129,7 +133,8 @@ class _Load:
         self._reader = reader
         self._places = places
         self._inserting = inserting
-        self._batch_size = batch_size
+        self._most = batch_size
+        self._batch_size = min(batch_size, _FIRST_BATCH)
         self._batch = Batch(0)
 
     async def read(self, chunks: ChunkSource) -> None:
@@ -165,6 +170,7 @@ class _Load:
         self._places.fill(batch)
         await self._inserting.start(batch)
         self._batch = Batch(batch.first + len(batch))
+        self._batch_size = min(self._most, 2 * self._batch_size)
 
 
 class _Places:
