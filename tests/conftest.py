@@ -16,23 +16,27 @@ import os
 import shutil
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final, Self
 from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
 from sqlalchemy import URL, make_url
+from sqlalchemy.orm import make_transient_to_detached
 
 from tenantry import Database, Settings
 from tenantry.ops import embedded
 from tenantry.ops.migrations import migrate
 from tenantry.schema import Tenant
+from tenantry.schema.base import uuid7
 from tenantry.schema.row_security import APP_ROLE
 from tests.driver import remember_types
 from tests.places import in_memory, scratch
+from tests.tracing import UNTRACED, leave_processes_alone, without
 
 # A developer's own settings must not reach the tests.
 for _name in ("TENANTRY_DATABASE_URL", "TENANTRY_ADMIN_URL", "TENANTRY_DATA_DIR"):
@@ -127,19 +131,19 @@ _SAMPLE_FIRST, _SAMPLE_EACH = 3, 10
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Have coverage trace the first cases of a parametrized test, and every tenth of the others.
+    """Have coverage trace the first case of a parametrized test, and every tenth of the others.
 
-    Tracing doubles the time of a test, and the two hundredth case runs the same lines. All cases
-    run, and are judged, with or without it, unless a sample was asked for.
+    All cases run, and are judged, unless a sample was asked for.
     """
     seen: Counter[tuple[Path, str]] = Counter()
     others: list[pytest.Item] = []
     for item in items:
         if isinstance(item, pytest.Function) and hasattr(item, "callspec"):
             test = (item.path, item.originalname)
-            if seen[test] >= _SAMPLE_FIRST and seen[test] % _SAMPLE_EACH:
-                item.add_marker(pytest.mark.no_cover)
-                others.append(item)
+            if seen[test] % _SAMPLE_EACH:
+                item.stash[UNTRACED] = True
+                if seen[test] >= _SAMPLE_FIRST:
+                    others.append(item)
             seen[test] += 1
     if others and os.environ.get("TENANTRY_TEST_SAMPLE"):
         config.hook.pytest_deselected(items=others)
@@ -147,12 +151,23 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item not in left_out]
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Leave coverage out of a test, from its setting up to its end."""
+    if item.stash.get(UNTRACED, False):
+        with without():
+            return (yield)
+    return (yield)
+
+
+@pytest.hookimpl(trylast=True)
 def pytest_collection_finish() -> None:
     """Let the collector leave alone what lives to the end, and look at the rest less often.
 
     Reflecting a schema makes a few hundred thousand objects that go without its help. A sixth of
     the tests' time was its search among modules, models and tests.
     """
+    leave_processes_alone()
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
@@ -161,6 +176,7 @@ def pytest_collection_finish() -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Refuse to share a server between processes; let what the tests start be interrupted."""
     remember_types()
+    leave_processes_alone()
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as of a shell's background job
         signal.signal(signal.SIGINT, signal.default_int_handler)
     given, needed = len(_given()), config.getoption("numprocesses", None) or 1
@@ -190,6 +206,7 @@ def server() -> Iterator[Server]:
         "full_page_writes": "off",
         "synchronous_commit": "off",
         "autovacuum": "off",  # hundreds of databases that live for a second
+        "shared_buffers": "32MB",  # searched through whenever a database is made or dropped
         "jit": "off",  # the driver would switch it off, and on again, at each look at a type
     }
     started = embedded.start(folder / "data", settings=settings)
@@ -222,10 +239,15 @@ class Urls:
     app: URL
     admin: URL
 
+    @classmethod
+    def on(cls, server: Server, database: str) -> Self:
+        """To one of the server's, as the application and as the superuser."""
+        return cls(app=server.at(database, user=APP_ROLE), admin=server.at(database))
+
     @property
     def settings(self) -> Settings:
-        """The same as settings, with small pools."""
-        return Settings(database_url=self.app, admin_url=self.admin, pool_size=3)
+        """The same as settings, with small pools, and no need to look for a pooler."""
+        return Settings(database_url=self.app, admin_url=self.admin, pool_size=3, pooler=False)
 
 
 @pytest.fixture
@@ -237,18 +259,30 @@ async def empty_database(server: Server) -> AsyncIterator[URL]:
 
 
 @pytest.fixture
-async def urls(server: Server, template: str) -> AsyncIterator[Urls]:
-    """A migrated, empty database."""
-    name = await server.create_database(template=template)
-    yield Urls(app=server.at(name, user=APP_ROLE), admin=server.at(name))
+def source(request: pytest.FixtureRequest) -> str:
+    """What a test's database is a copy of: the template, or the one with the tenants."""
+    wanted = "inhabited" if "tenants" in request.fixturenames else "template"
+    name: str = request.getfixturevalue(wanted)
+    return name
+
+
+@pytest.fixture
+async def urls(server: Server, source: str) -> AsyncIterator[Urls]:
+    """A migrated database, without rows but those of `tenants`."""
+    name = await server.create_database(template=source)
+    yield Urls.on(server, name)
     await server.drop_database(name)
 
 
 @pytest.fixture
 async def db(urls: Urls) -> AsyncIterator[Database]:
-    """The same, opened."""
-    async with Database.connect(settings=urls.settings) as database:
+    """The same, opened, without the looks at the server that `Database.connect` takes each time."""
+    database = Database(urls.settings)
+    await database.ping()
+    try:
         yield database
+    finally:
+        await database.close()
 
 
 Connect = Callable[[URL], Awaitable["asyncpg.Connection"]]
@@ -280,6 +314,12 @@ async def admin(urls: Urls, connect: Connect) -> asyncpg.Connection:
     return await connect(urls.admin)
 
 
+_TENANTS: Final = (
+    {"id": uuid7(), "name": "Acme", "slug": "acme"},
+    {"id": uuid7(), "name": "Globex", "slug": "globex"},
+)
+
+
 @dataclass(frozen=True)
 class TenantPair:
     """Two tenants that must not see each other."""
@@ -291,12 +331,26 @@ class TenantPair:
         return iter((self.a, self.b))
 
 
+@pytest.fixture(scope="session")
+async def inhabited(server: Server, template: str) -> AsyncIterator[str]:
+    """A copy of the template with two tenants, for tests to copy in turn."""
+    name = await server.create_database(template=template)
+    settings = Urls.on(server, name).settings
+    async with (
+        Database.connect(settings=settings) as database,
+        database.operator(reason="test") as tx,
+    ):
+        tx.add_all(Tenant(**each) for each in _TENANTS)
+    yield name
+    await server.drop_database(name)
+
+
 @pytest.fixture
-async def tenants(db: Database) -> TenantPair:
+def tenants(db: Database) -> TenantPair:
     """Two tenants, Acme (a) and Globex (b)."""
-    a, b = Tenant(name="Acme", slug="acme"), Tenant(name="Globex", slug="globex")
-    async with db.operator(reason="test") as tx:
-        tx.add_all([a, b])
+    a, b = (Tenant(**each) for each in _TENANTS)
+    for each in (a, b):
+        make_transient_to_detached(each)  # as if this test had just added them
     return TenantPair(a, b)
 
 

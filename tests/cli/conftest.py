@@ -4,34 +4,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tenantry.settings import ADMIN_URL, DATABASE_URL, url_text
-from tests.cli.forked import Forked
 from tests.conftest import Urls
-
-os.environ["COLUMNS"] = "120"  # of the process that commands are forked from
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a command printed, and how it ended."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def error(self) -> str:
-        """The one error, after checking that it is one and no traceback."""
-        assert self.code == 1, self
-        assert "Traceback" not in self.err, self.err
-        assert self.err.count("error:") == 1, self.err
-        return " ".join(self.err.split())
-
+from tests.forked import Forked, Result
 
 Command = Callable[..., Result]
 
@@ -40,18 +19,31 @@ Command = Callable[..., Result]
 _AT_START = {"COLUMNS", "PYTHONIOENCODING", "PYTHONUTF8"}
 
 
+_TRACED: set[tuple[str, ...]] = set()
+
+
+def _shape(arguments: tuple[str, ...]) -> tuple[str, ...]:
+    """The command's words and its options: the same again runs the same lines."""
+    words = 2 if arguments[:1] in {("db",), ("tenant",), ("user",), ("session",)} else 1
+    return (*arguments[:words], *sorted(each for each in arguments if each.startswith("-")))
+
+
 @pytest.fixture
-def command(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Command:
+def command(tmp_path: Path) -> Command:
     """Runs `tenantry` in a process and a folder of its own."""
 
     def run(*arguments: str, stdin: str = "", **variables: str) -> Result:
         environment = {**os.environ, "COLUMNS": "120", **variables}
+        traced = (shape := _shape(arguments)) not in _TRACED
+        _TRACED.add(shape)
         if _AT_START.isdisjoint(variables):
-            files = tmp_path_factory.mktemp("files")
-            for name, content in (("in", stdin), ("out", ""), ("err", "")):
-                (files / name).write_text(content)
-            code = Forked(arguments, environment=environment, folder=tmp_path, files=files).run()
-            return Result(code, (files / "out").read_text(), (files / "err").read_text())
+            return Forked(
+                *("-m", "tenantry", *arguments),
+                environment=environment,
+                folder=tmp_path,
+                stdin=stdin,
+                traced=traced,
+            ).result()
         process = subprocess.run(
             [sys.executable, "-m", "tenantry", *arguments],
             env=environment,

@@ -20,8 +20,9 @@ from tenantry.auth.profiles import TESTING
 from tenantry.errors import AuthenticationError, InvalidCredentialsError
 from tenantry.schema import Tenant
 from tenantry.settings import ADMIN_URL, DATABASE_URL, url_text
-from tests.cli.conftest import Command, Result
+from tests.cli.conftest import Command
 from tests.conftest import Urls
+from tests.forked import Result
 
 PASSWORD = "correct horse battery staple"
 EMAIL = "ada@acme.example"

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import ast
-import asyncio
 import os
 import re
-import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import typer.main
 from tenantry.cli.main import app
 from tenantry.settings import url_text
 from tests.conftest import TenantPair, Urls
+from tests.forked import Forked
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -70,24 +70,16 @@ PREPARED = {"move_users.py"}
 RUNNABLE = [block for block in PYTHON if block.file and block.file not in PREPARED]
 
 
-async def run(folder: Path, urls: Urls, *arguments: str) -> str:
+def run(folder: Path, urls: Urls, *arguments: str) -> str:
     """Run a program of a user's as a user would, and return what it prints."""
     environment = {
         **os.environ,
         "TENANTRY_DATABASE_URL": url_text(urls.app),
         "TENANTRY_ADMIN_URL": url_text(urls.admin),
     }
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *arguments,
-        cwd=folder,
-        env=environment,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    out, err = await asyncio.wait_for(process.communicate(), 60)
-    assert process.returncode == 0, err.decode()
-    return out.decode()
+    result = Forked(*arguments, environment=environment, folder=folder).result()
+    assert result.code == 0, result.err
+    return result.out
 
 
 async def test_the_readme_and_the_quickstart_have_an_example_that_runs() -> None:
@@ -111,11 +103,10 @@ async def test_marked_examples_print_what_the_page_says(
     assert block.file is not None
     assert [tenant.slug for tenant in tenants] == ["acme", "globex"]
     (tmp_path / block.file).write_text(block.code, encoding="utf-8")
-    command = ("-c", "from tenantry.cli import main; main()")
     if "__tablename__" in block.code:
-        pushed = await run(tmp_path, urls, *command, "db", "push", "--models", block.file)
+        pushed = run(tmp_path, urls, "-m", "tenantry", "db", "push", "--models", block.file)
         assert "FORCE ROW LEVEL SECURITY" in pushed
-    printed = await run(tmp_path, urls, block.file)
+    printed = run(tmp_path, urls, block.file)
     page = block.page.read_text(encoding="utf-8")
     after = page[page.index(block.code) + len(block.code) :]
     expected = re.search(r"^```text\n(.*?)^```$", after, re.MULTILINE | re.DOTALL)
@@ -141,6 +132,7 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert anchor in anchors(linked), f"{page.name} links to {target}"
 
 
+@cache
 def commands() -> dict[str, set[str]]:
     """Return the long options of every command, by its words."""
     found: dict[str, set[str]] = {}

@@ -68,9 +68,9 @@ async def test_users_of_fastapi_users_move_and_sign_in(
     os.environ["OLD_DATABASE_URL"] = url_text(server.at(old))
     try:
         page = block.page.read_text(encoding="utf-8")
-        printed = await run(tmp_path, urls, "move_users.py")
+        printed = run(tmp_path, urls, "move_users.py")
         assert f"```text\n{printed}```\n" in page
-        assert "3 there already" in await run(tmp_path, urls, "move_users.py")
+        assert "3 there already" in run(tmp_path, urls, "move_users.py")
     finally:
         del os.environ["OLD_DATABASE_URL"]
         await server.drop_database(old)

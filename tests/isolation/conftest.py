@@ -14,6 +14,7 @@ from tenantry.schema.row_security import APP_ROLE
 from tests.conftest import Server, bind, open_connection
 from tests.isolation.attack import open_policy
 from tests.isolation.rows import World, read_tables
+from tests.tracing import UNTRACED
 
 
 @asynccontextmanager
@@ -110,4 +111,4 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Leave coverage out where there is nothing to cover."""
     for item in items:
         if item.path.parent == Path(__file__).parent and item.path.stem in _NOT_COVERED:
-            item.add_marker(pytest.mark.no_cover)
+            item.stash[UNTRACED] = True

@@ -34,6 +34,7 @@ from tenantry.settings import ADMIN_URL, DATABASE_URL, url_text
 from tenantry.tenancy.inspection import Server as ServerVersions
 from tenantry.tenancy.inspection import require_supported
 from tests.conftest import Connect, Server, Urls
+from tests.forked import Forked
 from tests.ops.projects import NOTES, declare
 
 
@@ -115,10 +116,14 @@ async def test_a_migrated_database_has_nothing_to_do(urls: Urls) -> None:
 
 async def test_ten_migrators_at_once(empty_database: URL, tmp_path: Path) -> None:
     """One works, nine wait, all end well."""
-    processes = [await command(empty_database, "db", "migrate", folder=tmp_path) for _ in range(10)]
-    outputs = [await process.communicate() for process in processes]
-    assert [process.returncode for process in processes] == [0] * 10, outputs
-    applied = [out for out, _ in outputs if f"applied {SCHEMA_REVISION}".encode() in out]
+    given = environment(empty_database)
+    processes = [
+        Forked("-m", "tenantry", "db", "migrate", environment=given, folder=tmp_path)
+        for _ in range(10)
+    ]
+    results = [await asyncio.to_thread(process.result) for process in processes]
+    assert [each.code for each in results] == [0] * 10, results
+    applied = [each for each in results if f"applied {SCHEMA_REVISION}" in each.out]
     assert len(applied) == 1
     assert await versions(empty_database) == [SCHEMA_REVISION]
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from uuid import UUID
 
 import asyncpg
@@ -38,7 +39,9 @@ from tenantry.schema import (
     TenantSettings,
     User,
 )
+from tenantry.settings import url_text
 from tests.conftest import Urls
+from tests.forked import Forked
 
 SMALL = SeedPlan(users=9, chunks=60)
 
@@ -402,7 +405,7 @@ async def slow_down_index_builds(admin: asyncpg.Connection) -> None:
 
 @pytest.mark.parametrize("how", ["seed", "push"])
 async def test_killed_seed_leaves_no_index_missing_for_long(
-    db: Database, urls: Urls, how: str
+    db: Database, urls: Urls, tmp_path: Path, how: str
 ) -> None:
     """After kill -9 `check` names the missing indexes; the next seed makes them, or `push`."""
     code = """if True:
@@ -426,15 +429,14 @@ async def test_killed_seed_leaves_no_index_missing_for_long(
         indexes.LEAST_CHUNKS = 50
         asyncio.run(main())
     """
-    # The URL may hold a password, and arguments can be read by everybody.
-    ended = await asyncio.to_thread(
-        subprocess.run,
-        [sys.executable, "-c", code],
-        input=urls.admin.render_as_string(hide_password=False),
-        text=True,
-        check=False,
-    )
-    assert ended.returncode == -signal.SIGKILL
+    (tmp_path / "killed.py").write_text(code)
+    ended = Forked(
+        "killed.py",
+        environment=dict(os.environ),
+        folder=tmp_path,
+        stdin=url_text(urls.admin),
+    ).result()
+    assert ended.code == -signal.SIGKILL
     missing = "\n".join(await drift.check(urls.admin))
     assert all(name in missing for name in COSTLY)
     if how == "push":

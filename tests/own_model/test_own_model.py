@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +14,7 @@ from tenantry.schema import Base
 from tenantry.schema.row_security import APP_ROLE
 from tenantry.settings import ADMIN_URL, DATABASE_URL, url_text
 from tests.conftest import Server
+from tests.forked import Forked
 from tests.isolation.attacks import ATTACKS
 from tests.isolation.conftest import world_on
 from tests.isolation.rows import World
@@ -94,17 +93,9 @@ class Shop:
     world: World | None = None
 
     def run(self, *arguments: str) -> str:
-        done = subprocess.run(
-            [sys.executable, *arguments],
-            env=self.environment,
-            cwd=self.folder,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        assert done.returncode == 0, done
-        return done.stdout
+        done = Forked(*arguments, environment=self.environment, folder=self.folder).result()
+        assert done.code == 0, done
+        return done.out
 
 
 @pytest.fixture(scope="module")

@@ -32,6 +32,8 @@ async def test_pools_are_counted_as_they_are_now(
     recording: Recording, db: Database, auth: Auth, signed_in: SignedIn
 ) -> None:
     """Those of the application and the operator, and the connections that validation holds."""
+    async with db.operator(reason="test") as everybody:
+        await everybody.execute(text("SELECT 1"))
     async with db.tenant(signed_in.user.tenant_id) as tx:
         await tx.execute(text("SELECT 1"))
         now = recording.points("db.client.connection.count")

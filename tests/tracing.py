@@ -1,0 +1,49 @@
+"""What coverage traces: it makes Python half as slow again, and the same lines need it but once.
+
+A test, or a process that a test starts, is judged with or without it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import pytest
+from coverage import Coverage
+
+__all__ = ["CONFIGURATION", "UNTRACED", "configuration", "leave_processes_alone", "without"]
+
+UNTRACED: Final = pytest.StashKey[bool]()
+"""Of a test, with its setting up: coverage does not look."""
+
+CONFIGURATION: Final = "COVERAGE_PROCESS_CONFIG"
+"""Where coverage tells the processes below how to measure."""
+
+_taken: list[str] = []
+
+
+def leave_processes_alone() -> None:
+    """Have coverage trace no process below, but for those that are given `configuration`."""
+    if given := os.environ.pop(CONFIGURATION, None):
+        _taken.append(given)
+
+
+def configuration() -> str | None:
+    """What a process needs in its environment to be traced; None where nothing is."""
+    return _taken[-1] if _taken else None
+
+
+@contextmanager
+def without() -> Iterator[None]:
+    """Within the block nothing is traced."""
+    measured = Coverage.current()
+    if measured is None:
+        yield
+        return
+    measured.stop()
+    try:
+        yield
+    finally:
+        measured.start()
