@@ -127,7 +127,7 @@ async def open_connection(url: URL) -> asyncpg.Connection:
     return await asyncpg.connect(url.render_as_string(hide_password=False))
 
 
-_SAMPLE_FIRST, _SAMPLE_EACH = 3, 10
+_SAMPLE_EACH = 10
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -142,8 +142,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             test = (item.path, item.originalname)
             if seen[test] % _SAMPLE_EACH:
                 item.stash[UNTRACED] = True
-                if seen[test] >= _SAMPLE_FIRST:
-                    others.append(item)
+                others.append(item)
             seen[test] += 1
     if others and os.environ.get("TENANTRY_TEST_SAMPLE"):
         config.hook.pytest_deselected(items=others)
