@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from array import array
+from functools import lru_cache
 from typing import Any, Final
 
 import asyncpg
@@ -78,12 +79,17 @@ class BoundConnection(asyncpg.Connection):
             args: The other parameters, ``$2`` and so on.
         """
         if self.binary_vectors:
-            return await self.fetch(query.replace("{vector}", "$1"), vector, *args)
+            return await self.fetch(_with_vector(query, "$1"), vector, *args)
         numbers = array("f", vector[4:])
         if sys.byteorder == "little":
             numbers.byteswap()
         cast = "CAST($1::pg_catalog.float4[] AS public.vector)"
-        return await self.fetch(query.replace("{vector}", cast), numbers.tolist(), *args)
+        return await self.fetch(_with_vector(query, cast), numbers.tolist(), *args)
+
+
+@lru_cache(maxsize=1_000)
+def _with_vector(query: str, parameter: str) -> str:
+    return query.replace("{vector}", parameter)
 
 
 def _in_binary(value: bytes | str) -> bytes:
