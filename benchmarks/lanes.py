@@ -65,8 +65,17 @@ async def in_turns(
 
 
 def ratio(ours: Lane[Question], theirs: Lane[Question]) -> float:
-    """Return how many times as long as ``theirs`` the median of ``ours`` takes."""
-    return ours.milliseconds / theirs.milliseconds
+    """Return how many times as long as ``theirs`` ours takes: the median of all pairs.
+
+    A pair is what both take for a question in the same round, a moment apart. What slows the
+    machine down for a while slows both down, and does not fall on one of them alone, as it can
+    where the median of one is divided by that of the other.
+    """
+    return statistics.median(
+        one / other
+        for times, others in zip(ours.seconds, theirs.seconds, strict=True)
+        for one, other in zip(times, others, strict=True)
+    )
 
 
 def table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

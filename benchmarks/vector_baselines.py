@@ -176,10 +176,16 @@ class Baselines:
         rows: Sequence[Any] = await self._statements[key].fetch(question.data, question.tenant)
         return rows
 
-    async def converted(self, setting: Setting, question: Question) -> Sequence[Any]:
+    async def of_array(self, setting: Setting, question: Question) -> Sequence[Any]:
+        """Ask through the driver, from the same array that ours gets."""
+        return await self._converted(setting, question, question.array)
+
+    async def of_list(self, setting: Setting, question: Question) -> Sequence[Any]:
         """Ask through the driver, from the same list of numbers that ours gets."""
-        data = Vector(question.numbers).to_binary()
-        return await self.bare(setting, replace(question, data=data))
+        return await self._converted(setting, question, question.numbers)
+
+    async def _converted(self, setting: Setting, question: Question, given: Any) -> Sequence[Any]:
+        return await self.bare(setting, replace(question, data=Vector(given).to_binary()))
 
     async def stacked(self, setting: Setting, question: Question) -> Sequence[Any]:
         """Ask through SQLAlchemy, with the vector as text, as pgvector's type sends it."""

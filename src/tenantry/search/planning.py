@@ -34,28 +34,32 @@ PLANS_KEPT_SECONDS: Final = 60.0
 # their rights, and a function called and its settings made would cost as much again. The sum keeps
 # every index out that orders by distance. The tenant is hidden from the planner, whose plan for any
 # tenant is then as good to it as one for this: it plans once, and not each time.
-_NEAREST: Final = """
-        SELECT {columns}, c.content, (c.embedding OPERATOR(public.<=>) {{vector}}) + 0 AS distance
+_EXACT: Final = """
+    SELECT {columns}, c.content, 1 - c.distance
+      FROM (
+        SELECT {inner}, c.content, (c.embedding OPERATOR(public.<=>) {{vector}}) + 0 AS distance
           FROM public.{table} c
          WHERE c.tenant_id = (SELECT $2::pg_catalog.uuid) AND c.embedding IS NOT NULL
-         ORDER BY distance, c.id LIMIT {{k}}"""
-# The titles by a join, whose row security is tested once, and not for each title. The condition is
-# true of every row, and the planner takes it to leave one: it then looks each document up by its
-# key, however many documents it thinks that the tenant has.
-_EXACT_CHUNKS: Final = f"""
-    SELECT c.id, c.document_id, d.title, c.content, 1 - c.distance
-      FROM ({_NEAREST.format(columns="c.id, c.document_id", table="knowledge_chunks")}
+         ORDER BY distance, c.id LIMIT {{k}}
       ) c
+    {titles}
+     ORDER BY c.distance, c.id
+"""
+# By a join, whose row security is tested once, and not for each title. The condition is true of
+# every row, and the planner takes it to leave one: it then looks each document up by its key,
+# however many documents it thinks that the tenant has.
+_TITLES: Final = """
       JOIN public.knowledge_documents d ON d.tenant_id = $2 AND d.id = c.document_id
-     WHERE c.distance + 0 = c.distance
-     ORDER BY c.distance, c.id
-"""
-_EXACT_DOCUMENTS: Final = f"""
-    SELECT c.id, c.id, c.title, c.content, 1 - c.distance
-      FROM ({_NEAREST.format(columns="c.id, c.title", table="knowledge_documents")}
-      ) c
-     ORDER BY c.distance, c.id
-"""
+     WHERE c.distance + 0 = c.distance"""
+_EXACT_CHUNKS: Final = _EXACT.format(
+    columns="c.id, c.document_id, d.title",
+    inner="c.id, c.document_id",
+    table="knowledge_chunks",
+    titles=_TITLES,
+)
+_EXACT_DOCUMENTS: Final = _EXACT.format(
+    columns="c.id, c.id, c.title", inner="c.id, c.title", table="knowledge_documents", titles=""
+)
 
 _EXPLAIN: Final = """
     SELECT plan, candidates, exact_up_to, ef_search
@@ -148,7 +152,9 @@ _plans: WeakKeyDictionary[Any, _Kept] = WeakKeyDictionary()
 
 async def planned(tx: TenantSession, search: VectorSearch) -> VectorPlan:
     """Return the plan of a search without a filter, up to a minute old."""
-    kept = _plans.setdefault(tx.sync_session.get_bind(), OrderedDict())
+    bind = tx.sync_session.bind
+    if (kept := _plans.get(bind)) is None:
+        kept = _plans[bind] = OrderedDict()
     key = (tx.tenant_id, search)
     now = time.monotonic()
     found = kept.get(key)
