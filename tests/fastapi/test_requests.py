@@ -259,6 +259,22 @@ def test_the_routes_of_signing_in_are_known_below_a_root_path() -> None:
         assert exchange.used_credential is expected
 
 
+def test_routes_are_not_tried_for_paths_that_are_not_theirs() -> None:
+    """An application's request does not pay for the routes of signing in, which come first."""
+    app = FastAPI(lifespan=lifespan)
+    install(app)
+
+    def tried(path: str) -> set[str]:
+        names = {"__name__": "none"}
+        scope = {"type": "http", "method": "GET", "path": path, "headers": [], **names}
+        return {
+            match.name for match in (each.matches(scope)[0] for each in app.routes[-1:])
+        }
+
+    assert tried("/authors") == {"NONE"}
+    assert tried("/auth/session") == tried("/healthz") == {"FULL"}
+
+
 async def test_requests_have_ids(site: Site) -> None:
     """One that is sane is kept, and any other replaced; a problem names it."""
     client = site.client()

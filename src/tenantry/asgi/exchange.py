@@ -14,7 +14,7 @@ from tenantry.errors import ConfigurationError, InvalidTokenError
 if TYPE_CHECKING:
     from tenantry.asgi.door import Door
 
-__all__ = ["Exchange", "Scope"]
+__all__ = ["Exchange", "Scope", "path_of"]
 
 Scope = MutableMapping[str, Any]
 
@@ -27,6 +27,12 @@ _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{8,64}")
 def _new_id() -> str:
     # Not uuid4: it asks the system for secret bytes, and this is no secret.
     return f"{getrandbits(128):032x}"
+
+
+def path_of(scope: Scope) -> str:
+    """Return a request's path below the place where the application is mounted."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
 
 
 class Exchange:
@@ -54,8 +60,7 @@ class Exchange:
     def __init__(self, door: Door, scope: Scope) -> None:
         self.door = door
         self.headers = read_headers(scope["headers"], b"x-request-id", b"content-length")
-        path = scope["path"].removeprefix(scope.get("root_path", ""))
-        is_signing_in = path.startswith(f"{door.settings.prefix}/")
+        is_signing_in = path_of(scope).startswith(f"{door.settings.prefix}/")
         self.most_bytes = _MOST_TO_SIGN_IN if is_signing_in else door.settings.max_body_bytes
         given = self.headers.get(b"x-request-id", (b"",))[0]
         self.request_id = given.decode() if _REQUEST_ID.fullmatch(given) else _new_id()

@@ -17,7 +17,7 @@ from tenantry.asgi import Door, DoorSettings, Exchanges, Problem, answer, proble
 from tenantry.asgi.openapi import document
 from tenantry.asgi.problems import ERRORS, invalid_request, refused
 from tenantry.errors import ConfigurationError
-from tenantry.fastapi.router import health, mailing, sign_up, signing_in
+from tenantry.fastapi.router import Routes, health, mailing, sign_up, signing_in
 
 __all__ = ["install", "lifespan"]
 
@@ -56,12 +56,15 @@ def install(app: FastAPI, settings: DoorSettings | None = None) -> None:
     app.add_middleware(Exchanges, door=door)
     for error in (HTTPException, RequestValidationError, *ERRORS):
         app.add_exception_handler(error, _answer)
-    app.include_router(health)
-    app.include_router(signing_in, prefix=settings.prefix)
+    routes = Routes()
+    routes.starts = (f"{settings.prefix}/", "/healthz", "/readyz")
+    routes.include_router(health)
+    routes.include_router(signing_in, prefix=settings.prefix)
     if settings.send is not None:
-        app.include_router(mailing, prefix=settings.prefix)
+        routes.include_router(mailing, prefix=settings.prefix)
     if settings.sign_up:
-        app.include_router(sign_up, prefix=settings.prefix)
+        routes.include_router(sign_up, prefix=settings.prefix)
+    app.include_router(routes)
     plain = app.openapi
     app.openapi = lambda: document(plain(), door)  # type: ignore[method-assign]
 

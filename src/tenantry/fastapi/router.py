@@ -7,14 +7,26 @@ from typing import Annotated, Any, Final
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, HTTPException, Request
+from starlette.routing import Match
 
-from tenantry.asgi import Exchange, bodies
+from tenantry.asgi import Exchange, Scope, bodies, path_of
 from tenantry.asgi.openapi import reference
 from tenantry.auth import Principal, SessionInfo
 from tenantry.errors import TenantUnknownError
 from tenantry.fastapi.dependencies import CurrentDoor, SessionPrincipal
 
-__all__ = ["health", "mailing", "sign_up", "signing_in"]
+__all__ = ["Routes", "health", "mailing", "sign_up", "signing_in"]
+
+
+class Routes(APIRouter):
+    """Routes whose paths begin with one of ``starts``; for others FastAPI need not try each."""
+
+    starts: tuple[str, ...]
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """See `starlette.routing.BaseRoute.matches`."""
+        is_ours = path_of(scope).startswith(self.starts)
+        return super().matches(scope) if is_ours else (Match.NONE, {})
 
 
 class _Visit:
@@ -47,9 +59,7 @@ def _user(principal: Principal) -> tuple[UUID, UUID]:
     return principal.tenant_id, principal.user_id
 
 
-signing_in: Final = APIRouter(tags=["sign-in"])
-mailing: Final = APIRouter(tags=["sign-in"])
-sign_up: Final = APIRouter(tags=["sign-in"])
+signing_in, mailing, sign_up = (APIRouter(tags=["sign-in"]) for _ in range(3))
 health: Final = APIRouter(tags=["health"])
 
 
