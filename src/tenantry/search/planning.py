@@ -46,8 +46,9 @@ _EXACT: Final = """
      ORDER BY c.distance, c.id
 """
 # By a join, whose row security is tested once, and not for each title. The condition is true of
-# every row, and the planner takes it to leave one: it then looks each document up by its key,
-# however many documents it thinks that the tenant has.
+# every row, and the planner takes it to leave one, so that it looks documents up for each hit and
+# does not join all the tenant's. Where it expects one document of a tenant, both columns of the key
+# are worth no more to it than the tenant alone, and it may read all of the tenant's for each hit.
 _TITLES: Final = """
       JOIN public.knowledge_documents d ON d.tenant_id = $2 AND d.id = c.document_id
      WHERE c.distance + 0 = c.distance"""
