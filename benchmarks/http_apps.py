@@ -57,4 +57,7 @@ def plain(url: str) -> FastAPI:
 
 if __name__ == "__main__":
     made = {"ours": ours, "plain": plain}[sys.argv[1]](sys.argv[3])
-    uvicorn.run(made, port=int(sys.argv[2]), log_level="warning", access_log=False)
+    uvicorn.run(
+        made, port=int(sys.argv[2]), log_level="warning", access_log=False,
+        loop="uvloop", http="httptools",
+    )  # fmt: skip

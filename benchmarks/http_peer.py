@@ -1,8 +1,8 @@
 """`PYTHON http_peer.py PORT URL`: the compared endpoint behind fastapi-users' database strategy.
 
-It runs on an interpreter of its own, which has fastapi-users, SQLAlchemy, asyncpg and uvicorn, and
-nothing of tenantry's. Its tables are made beside those of the benchmark; sessions and users are as
-many, and the query and the table that it reads are the same.
+It runs on an interpreter of its own, which has ``fastapi-users[sqlalchemy]``, asyncpg and
+``uvicorn[standard]``, and nothing of tenantry's. Its tables are made beside those of the benchmark;
+sessions and users are as many, and the query and the table that it reads are the same.
 """
 
 # mypy: ignore-errors
@@ -114,4 +114,6 @@ async def widgets(
 
 
 if __name__ == "__main__":
-    uvicorn.run(app, port=PORT, log_level="warning", access_log=False)
+    uvicorn.run(
+        app, port=PORT, log_level="warning", access_log=False, loop="uvloop", http="httptools"
+    )
