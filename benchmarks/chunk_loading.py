@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
-from sqlalchemy import make_url
+from sqlalchemy import make_url, text
 
 from benchmarks.server import Server, running_server
 from tenantry import Database, Settings
@@ -181,6 +181,8 @@ async def _ours(server: Server, name: str, material: Material, *, as_array: bool
     embeddings = material.matrix() if as_array else None
     settings = Settings(database_url=server.at(name).set(username=APP_ROLE))
     async with Database.connect(settings=settings) as db:
+        async with db.tenant(TENANT) as tx:
+            await tx.execute(text("SELECT 1"))  # the connection is open, as the bare one is
         started = time.perf_counter()
         async with db.tenant(TENANT) as tx:
             loaded = await load_chunks(tx, chunks, document_id=DOCUMENT, embeddings=embeddings)

@@ -8,7 +8,7 @@ waits for ever (asyncpg 0.32).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
@@ -89,12 +89,14 @@ class Inserting:
 
     async def start(self, batch: Batch) -> None:
         """Insert ``batch`` once the one before is in; go on meanwhile."""
+        # Made ready while the database has the one before: between two it has nothing to do.
+        statements = [*self._statements(batch)]
         await self.finish()
         self._batch = batch
-        self._running = asyncio.create_task(self._insert(batch))
+        self._running = asyncio.create_task(self._insert(statements))
         await asyncio.sleep(0)  # it is under way with the loop's next turn
 
-    async def _insert(self, batch: Batch) -> None:
+    def _statements(self, batch: Batch) -> Iterator[tuple[PreparedStatement[Any], list[Any]]]:
         columns = (
             [uuid7() for _ in batch.documents],
             batch.documents,
@@ -106,9 +108,15 @@ class Inserting:
         whole = len(batch) - len(batch) % _ROWS_PER_INSERT
         for start in range(0, whole, _ROWS_PER_INSERT):
             rows = zip(*(each[start : start + _ROWS_PER_INSERT] for each in columns), strict=True)
-            await self._inserts.many.fetch(self._tenant_id, *chain.from_iterable(rows))
+            yield self._inserts.many, [self._tenant_id, *chain.from_iterable(rows)]
         if whole < len(batch):
-            await self._inserts.rest.fetch(self._tenant_id, *(each[whole:] for each in columns))
+            yield self._inserts.rest, [self._tenant_id, *(each[whole:] for each in columns)]
+
+    async def _insert(
+        self, statements: Sequence[tuple[PreparedStatement[Any], Sequence[Any]]]
+    ) -> None:
+        for statement, values in statements:
+            await statement.fetch(*values)
 
     async def finish(self) -> None:
         """Wait until the batch is in."""
