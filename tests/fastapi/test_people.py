@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
+import httpx
 import pytest
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
 from tenantry.fastapi import host_or_body
 from tests.conftest import TenantPair, Urls
@@ -41,6 +44,51 @@ async def test_browsers_are_sent_to_the_sign_in_page(pages: Site) -> None:
     # To send this one there again would have no end.
     answer = await browser.get("/api/who", headers={"Authorization": "Bearer x"})
     assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
+
+
+async def test_the_sign_in_page_is_found_below_a_root_path(pages: Site) -> None:
+    """Where the application is mounted, or a proxy serves it under a path of its own."""
+    mounted = Starlette(routes=[Mount("/desk", pages.app)])
+    for app in (mounted, pages.app):
+        transport = httpx.ASGITransport(app, root_path="" if app is mounted else "/desk")
+        async with httpx.AsyncClient(transport=transport, base_url=SITE, headers=BROWSER) as client:
+            answer = await client.get("/desk/api/widgets")
+            assert (answer.status_code, answer.headers["location"]) == (303, "/desk/api/who")
+            answer = await client.get("/desk/api/who", headers={"Authorization": "Bearer x"})
+            assert answer.status_code == 401
+
+
+async def test_a_sign_in_page_may_be_elsewhere(urls: Urls, tenants: TenantPair) -> None:
+    """On a site for all products of a company, say."""
+    async with running(urls, sign_in_page="https://login.example.com/") as site:
+        transport = httpx.ASGITransport(site.app, root_path="/desk")
+        async with httpx.AsyncClient(transport=transport, base_url=SITE, headers=BROWSER) as client:
+            answer = await client.get("/desk/api/widgets")
+            assert answer.headers["location"] == "https://login.example.com/"
+
+
+async def test_a_page_that_fails_is_replaced(
+    urls: Urls, tenants: TenantPair, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The problem is told in JSON, with its own status, and the log says where the page failed."""
+
+    def page(problem: Mapping[str, Any]) -> str:
+        raise ValueError(SECRET)
+
+    async with running(urls, page=page) as site:
+        browser = site.client(**BROWSER)
+        answers = (
+            (404, await browser.get("/nowhere")),
+            (403, await browser.post("/auth/sign-in", headers={"Sec-Fetch-Site": "cross-site"})),
+        )
+    logged = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    for (status, answer), line in zip(answers, logged, strict=True):
+        assert (answer.status_code, answer.json()["status"]) == (status, status)
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert line.startswith("ValueError at ")
+        assert "test_people.py" in line
+        assert line.endswith(answer.headers["x-request-id"])
+    assert SECRET not in caplog.text
 
 
 async def test_a_wrong_password_is_no_way_out(pages: Site) -> None:

@@ -7,7 +7,7 @@ import traceback
 from http import HTTPStatus
 from typing import Final, NamedTuple
 
-from tenantry.asgi.exchange import Exchange, Scope
+from tenantry.asgi.exchange import Exchange, Scope, path_of
 from tenantry.asgi.problems import Problem
 from tenantry.errors import TenantryError
 
@@ -35,8 +35,7 @@ def answer(scope: Scope, problem: Problem, *, cause: Exception | None = None) ->
     exchange = Exchange.of(scope)
     settings = exchange.door.settings
     if problem.status == HTTPStatus.INTERNAL_SERVER_ERROR and cause is not None:
-        extra = {"request_id": exchange.request_id}
-        _log.error("%s, request %s", _named(cause), exchange.request_id, extra=extra)
+        _log_fault(cause, exchange)
     headers, body = problem.all_headers(), problem.body(exchange.request_id)
     if settings.page is None and settings.sign_in_page is None:
         return Answer(problem.status, headers, body)
@@ -45,12 +44,25 @@ def answer(scope: Scope, problem: Problem, *, cause: Exception | None = None) ->
         return Answer(problem.status, headers, body)
     # A wrong password is a 401 as well, and nothing to be sent away for.
     is_nobody = problem.status == HTTPStatus.UNAUTHORIZED and exchange.found_nobody
-    if is_nobody and settings.sign_in_page not in {None, scope["path"]}:
-        return Answer(303, {"location": str(settings.sign_in_page), "vary": "accept"}, b"")
+    if is_nobody and settings.sign_in_page not in {None, path_of(scope)}:
+        place = str(settings.sign_in_page)
+        if place.startswith("/"):
+            place = scope.get("root_path", "") + place
+        return Answer(303, {"location": place, "vary": "accept"}, b"")
     if settings.page is not None:
-        headers["content-type"] = "text/html; charset=utf-8"
-        body = settings.page(problem.members(exchange.request_id)).encode("utf-8", "replace")
+        try:
+            page = settings.page(problem.members(exchange.request_id))
+        except Exception as error:  # noqa: BLE001 - what went wrong first is what to tell
+            _log_fault(error, exchange)
+        else:
+            headers["content-type"] = "text/html; charset=utf-8"
+            body = page.encode("utf-8", "replace")
     return Answer(problem.status, headers, body)
+
+
+def _log_fault(cause: Exception, exchange: Exchange) -> None:
+    extra = {"request_id": exchange.request_id}
+    _log.error("%s, request %s", _named(cause), exchange.request_id, extra=extra)
 
 
 def _is_for_people(scope: Scope) -> bool:

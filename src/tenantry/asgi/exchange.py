@@ -32,7 +32,8 @@ def _new_id() -> str:
 def path_of(scope: Scope) -> str:
     """Return a request's path below the place where the application is mounted."""
     path: str = scope["path"]
-    return path.removeprefix(scope.get("root_path", ""))
+    root: str = scope.get("root_path", "")
+    return path[len(root) :] if path.startswith(f"{root}/") else path
 
 
 class Exchange:

@@ -60,11 +60,13 @@ class DoorSettings:
         trusted_origins: Other origins whose pages may send requests, as ``https://x.example.com``.
         cookie_name: Of the session's cookie, without the prefix ``__Host-``.
         insecure_http: For development, plain HTTP: on this machine, and for nobody else.
-        sign_in_page: Where browsers go whose user is not signed in, as ``/sign-in``. None: they
-            are told 401, as programs are.
+        sign_in_page: Where browsers go whose user is not signed in, as ``/sign-in``, below the
+            place where the application is mounted, or a whole URL. None: they are told 401, as
+            programs are.
         page: Makes the HTML that people are shown of a problem, from the members of its problem
             details: ``status``, ``title``, ``detail``, the request's id as ``instance``, and of
-            forms the ``errors``. None: they are told in JSON, as programs are.
+            forms the ``errors``. Where it fails, and with None, they are told in JSON, as programs
+            are.
         prefix: Where the routes of signing in are.
         max_body_bytes: Longer bodies are refused.
 
