@@ -19,12 +19,12 @@ from benchmarks.server import Server, running_server
 from tenantry import Database, Settings
 from tenantry.ops.migrations import migrate
 from tenantry.ops.vector_measuring import measure_vector_search
+from tenantry.ops.vector_parts import EF_CONSTRUCTION, PARTS
 from tenantry.ops.vector_tuning import keep_tuning
 from tenantry.schema.row_security import APP_ROLE
 
 __all__ = ["Estate", "Filled", "connect"]
 
-PARTS: Final = 16
 _GIB: Final = 1024**3
 _BYTES_OF_VECTOR: Final = 9_000  # that a build of the index over whole vectors takes for each
 _BUILDERS: Final = 2
@@ -37,10 +37,11 @@ _INDEXES: Final = """
      ORDER BY c.relname
 """
 # As `tenantry knowledge tune` makes it.
-_PART: Final = """
-    CREATE INDEX knowledge_chunks_embedding_part_{part}_idx ON knowledge_chunks
+_PART: Final = f"""
+    CREATE INDEX knowledge_chunks_embedding_part_{{part}}_idx ON knowledge_chunks
      USING hnsw ((l2_normalize(embedding)::halfvec(1024)) halfvec_ip_ops)
-     WHERE tenantry.search_part(tenant_id) = {part}
+      WITH (ef_construction = {EF_CONSTRUCTION})
+     WHERE tenantry.search_part(tenant_id) = {{part}}
 """
 _STATE: Final = """
     SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = $1

@@ -198,6 +198,12 @@ async def test_indexes_by_parts_are_made_asked_and_dropped(
         assert len(await make_parts(filled.admin, on_progress=done.append)) == PARTS
         assert done == list(range(1, PARTS + 1))
         assert await make_parts(filled.admin) == [], "those that are there stay"
+        connection = await open_connection(filled.admin)
+        options = await connection.fetch(
+            "SELECT reloptions FROM pg_class WHERE relname LIKE 'knowledge_chunks_embedding_part_%'"
+        )
+        await connection.close()
+        assert [each[0] for each in options] == [["ef_construction=200"]] * PARTS, "fewer islands"
         assert await check(filled.admin) == before
         monkeypatch.setattr(vector_measuring, "_QUESTIONS", 25)
         found = await measure_vector_search(large)
