@@ -359,10 +359,12 @@ class Tenants(RuleBasedStateMachine):
         everything = {
             (t, key): name for t, rows in self.committed.items() for key, name in rows.items()
         }
-        assert as_dict(await self.bench.operator.fetch(query)) == everything
-        for tenant, watcher in self.bench.watchers.items():
-            seen = as_dict(await watcher.fetch(query))
-            assert seen == {(tenant, key): name for key, name in self.committed[tenant].items()}
+        onlookers = (self.bench.operator, *self.bench.watchers.values())
+        all_rows, *found = await asyncio.gather(*(each.fetch(query) for each in onlookers))
+        assert as_dict(all_rows) == everything
+        for tenant, rows in zip(self.bench.watchers, found, strict=True):
+            committed = self.committed[tenant].items()
+            assert as_dict(rows) == {(tenant, key): name for key, name in committed}
         for tenant, at in self.open.items():
             if at.tx.in_transaction() and (self.touched in {tenant, None}):
                 rows = (await at.tx.execute(text(query))).all()
