@@ -7,7 +7,7 @@ MAKEFLAGS += --no-print-directory
 
 PYTHON ?=
 ARGS ?=
-JOBS ?= 3
+JOBS ?= 2
 bin := .venv/bin
 
 # A command line for a folder below this one.

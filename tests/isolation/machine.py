@@ -362,9 +362,9 @@ class Tenants(RuleBasedStateMachine):
         onlookers = (self.bench.operator, *self.bench.watchers.values())
         all_rows, *found = await asyncio.gather(*(each.fetch(query) for each in onlookers))
         assert as_dict(all_rows) == everything
-        for tenant, rows in zip(self.bench.watchers, found, strict=True):
+        for tenant, seen in zip(self.bench.watchers, found, strict=True):
             committed = self.committed[tenant].items()
-            assert as_dict(rows) == {(tenant, key): name for key, name in committed}
+            assert as_dict(seen) == {(tenant, key): name for key, name in committed}
         for tenant, at in self.open.items():
             if at.tx.in_transaction() and (self.touched in {tenant, None}):
                 rows = (await at.tx.execute(text(query))).all()
