@@ -116,7 +116,7 @@ class Estate:
             self._server = self._open.enter_context(running_server(self._settings))
         server = self._server
         name = f"tenantry_benchmark_corpus_{corpus.size}" if self._keep else ""
-        state = f"recipe {RECIPE}, tuned {self._tune:g} s"
+        state = f"recipe {RECIPE}, parts with {EF_CONSTRUCTION}, tuned {self._tune:g} s"
         kept = bool(name) and await _value(server, _STATE, name) == state
         if not kept:
             name = await _created(server, name)

@@ -67,6 +67,13 @@ async def test_a_sign_in_page_may_be_elsewhere(urls: Urls, tenants: TenantPair) 
             assert answer.headers["location"] == "https://login.example.com/"
 
 
+async def test_a_page_that_is_no_text_is_replaced(urls: Urls, tenants: TenantPair) -> None:
+    """As where it fails: a function that forgot to return, say."""
+    async with running(urls, page=lambda _: None) as site:
+        answer = await site.client(**BROWSER).get("/nowhere")
+        assert (answer.status_code, answer.json()["status"]) == (404, 404)
+
+
 async def test_a_page_that_fails_is_replaced(
     urls: Urls, tenants: TenantPair, caplog: pytest.LogCaptureFixture
 ) -> None:

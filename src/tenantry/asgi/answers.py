@@ -51,12 +51,12 @@ def answer(scope: Scope, problem: Problem, *, cause: Exception | None = None) ->
         return Answer(303, {"location": place, "vary": "accept"}, b"")
     if settings.page is not None:
         try:
-            page = settings.page(problem.members(exchange.request_id))
+            page = settings.page(problem.members(exchange.request_id)).encode("utf-8", "replace")
         except Exception as error:  # noqa: BLE001 - what went wrong first is what to tell
             _log_fault(error, exchange)
         else:
             headers["content-type"] = "text/html; charset=utf-8"
-            body = page.encode("utf-8", "replace")
+            body = page
     return Answer(problem.status, headers, body)
 
 
