@@ -97,6 +97,7 @@ def test_options_reach_the_search(tenantry: Command) -> None:
     vectors = ("--mode", "vectors")
     assert len(titles(*vectors, "--min-similarity", "-1")) == 3
     assert titles(*vectors, "--min-similarity", "0.99") == []
+    assert titles("--min-similarity", "0.99") == []
     assert sorted(titles("--documents")) == sorted(TEXTS)
 
 
@@ -116,7 +117,7 @@ def test_explain_says_what_ran_and_why(tenantry: Command) -> None:
     text = 'refund parcels "thirty days" OR "two days" -gold'
     result = tenantry("search", text, *ACME, "--explain")
     said = " ".join(result.err.split())
-    assert "vectors: exact. 3 candidates: to compare each is faster up to" in said
+    assert "vectors: exact. 3 candidates: to compare each is faster up to 10,000" in said
     assert "assumed: `tenantry knowledge tune` measures them here" in said
     assert "words: any of refund parcels thirty days two days" in said
     assert 'required: "thirty days" OR "two days" excluded: "gold"' in said

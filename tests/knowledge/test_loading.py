@@ -98,6 +98,16 @@ KINDS = {
 }
 
 
+class WithGradients:
+    """As a tensor of PyTorch that requires gradients."""
+
+    def __array__(self) -> object:
+        raise RuntimeError("Can't call numpy() on Tensor that requires grad.")
+
+    def tolist(self) -> list[float]:
+        return list(vector(3))
+
+
 class AsArray:
     """As tensors of other libraries: no buffer, but a way to an array that has one."""
 
@@ -119,6 +129,7 @@ GIVEN: dict[str, Any] = {
     "tuple": lambda: tuple(vector(3)),
     "integers": lambda: array("q", map(int, vector(3))),
     "tensor": lambda: AsArray(vector(3)),
+    "tensor that requires gradients": WithGradients,
 }
 
 

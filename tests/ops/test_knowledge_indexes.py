@@ -6,9 +6,15 @@ import asyncio
 
 import asyncpg
 import pytest
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from tenantry import Database
-from tenantry.errors import ConfigurationError, ConflictError, MigrationError
+from tenantry.errors import (
+    ConfigurationError,
+    ConflictError,
+    InvalidValueError,
+    MigrationError,
+)
 from tenantry.knowledge import Chunk, add_document
 from tenantry.ops import knowledge_indexes
 from tenantry.ops.knowledge_indexes import (
@@ -131,6 +137,35 @@ async def test_invalid_index_is_rebuilt(
     assert all(each.is_valid for each in await list_indexes(urls.admin))
 
 
+async def test_mending_takes_the_memory_that_a_rebuild_takes(
+    db: Database,
+    urls: Urls,
+    tenants: TenantPair,
+    admin: asyncpg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What both give to a build is the same, and too little is refused before it begins."""
+    await fill(db, tenants, 5)
+    given: list[dict[str, str]] = [{}]
+    setting = knowledge_indexes._set
+
+    async def note(connection: AsyncConnection, name: str, value: str) -> None:
+        given[-1][name] = value
+        await setting(connection, name, value)
+
+    monkeypatch.setattr(knowledge_indexes, "_set", note)
+    await rebuild_index(urls.admin, INDEX)
+    await admin.execute(
+        "UPDATE pg_index SET indisvalid = false WHERE indexrelid = $1::text::regclass", INDEX
+    )
+    given.append({})
+    await mend_indexes(urls.admin)
+    assert given[0] == given[1]
+    assert int(given[0]["maintenance_work_mem"].removesuffix("kB")) >= 1024
+    with pytest.raises(InvalidValueError, match=r"memory_bytes is 0; at least 1,048,576"):
+        await rebuild_index(urls.admin, INDEX, memory_bytes=0)
+
+
 async def test_failed_build_is_named(
     db: Database, urls: Urls, tenants: TenantPair, admin: asyncpg.Connection, connect: Connect
 ) -> None:
@@ -168,8 +203,16 @@ async def test_index_is_warmed_with_the_extension_and_without(
     assert await admin.fetchval(scans, INDEX) >= 20
     with pytest.raises(ConfigurationError, match="CREATE EXTENSION pg_prewarm"):
         await warm_index(urls.admin, "knowledge_documents_content_trgm_idx")
+    part = "knowledge_chunks_embedding_part_0_idx"
+    await admin.execute(
+        f"CREATE INDEX {part} ON knowledge_chunks USING hnsw"
+        " ((l2_normalize(embedding)::halfvec(1024)) halfvec_ip_ops)"
+        " WHERE tenantry.search_part(tenant_id) = 0"
+    )
+    with pytest.raises(ConfigurationError, match="CREATE EXTENSION pg_prewarm"):
+        await warm_index(urls.admin, part)  # a search may ask another one
     await admin.execute("CREATE EXTENSION pg_prewarm")
-    for name in (INDEX, "knowledge_documents_content_trgm_idx"):
+    for name in (INDEX, part, "knowledge_documents_content_trgm_idx"):
         warmed = await warm_index(urls.admin, name)
         assert (warmed.method, warmed.does_fit) == ("pg_prewarm", True)
         assert warmed.size_bytes > 0

@@ -70,15 +70,29 @@ FILL = """
 """
 
 
+# Most chunks of all, and none has a vector.
+NOT_EMBEDDED = """
+    WITH tenant AS (
+        INSERT INTO tenants (name, slug) VALUES ('Words', 'words') RETURNING id
+    ), document AS (
+        INSERT INTO knowledge_documents (tenant_id, title, content)
+        SELECT id, 'words', 'words' FROM tenant RETURNING tenant_id, id
+    )
+    INSERT INTO knowledge_chunks (tenant_id, document_id, content, position)
+    SELECT tenant_id, id, 'chunk ' || n, n FROM document, generate_series(1, $1::int) n
+"""
+
+
 @pytest.fixture(scope="module")
 async def filled(server: Server, template: str) -> AsyncIterator[Urls]:
-    """A database with one tenant that an index is for, and one that is too small for it."""
+    """A database with a tenant that an index is for, one that is too small, and one without."""
     name = await server.create_database(template=template)
     connection = await open_connection(server.at(name))
     await connection.execute("DROP INDEX knowledge_chunks_embedding_idx")
     for slug, number in (("large", LARGE), ("small", SMALL)):
         await connection.execute("INSERT INTO tenants (name, slug) VALUES (initcap($1), $1)", slug)
         await connection.execute(FILL, slug, number)
+    await connection.execute(NOT_EMBEDDED, 2 * LARGE)
     await connection.execute(
         "SET ROLE tenantry_owner;"
         "CREATE INDEX knowledge_chunks_embedding_idx ON knowledge_chunks"
@@ -118,7 +132,7 @@ async def test_the_index_is_measured_against_comparing(
     assert (index.kind, tenant.slug, tenant.chunks) == ("whole", "large", LARGE)
     assert index.questions == len(gone) >= 20
     assert gone == sorted(gone)
-    assert found.rows == pytest.approx(LARGE + SMALL, rel=0.02)
+    assert found.rows == pytest.approx(3 * LARGE + SMALL, rel=0.02)
     recalls = [index.recall(ef_search)[0] for ef_search in GRID]
     assert 0 < recalls[0] <= recalls[-1] <= 1
     assert recalls[-1] > 0.9
@@ -352,7 +366,9 @@ async def test_what_is_kept_reaches_new_connections(
         assert await current_tuning(tx) == TUNED
         plan = await explain_vector_search(tx, recall=0.97)
         assert (plan.plan, plan.ef_search) == ("whole", 120)
-        assert plan.exact_up_to == pytest.approx(1.25 * math.sqrt(10 * (LARGE + SMALL)), rel=0.02)
+        assert plan.exact_up_to == pytest.approx(
+            1.25 * math.sqrt(10 * (3 * LARGE + SMALL)), rel=0.02
+        )
         assert (await explain_vector_search(tx, recall=0.99)).plan == "exact", "not reached"
 
 

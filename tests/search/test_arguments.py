@@ -103,6 +103,18 @@ async def test_min_similarity(library: Library, least: Any) -> None:
             await vector_search(tx, QUESTION, min_similarity=least)
 
 
+@cases(OF_DOCUMENTS, "highlight")
+async def test_highlight(library: Library, highlight: Any) -> None:
+    """Whether hits are marked is True or False."""
+    async with library.db.tenant(library.tenants["a"]) as tx:
+        for search in (
+            keyword_search(tx, "word", highlight=highlight),
+            hybrid_search(tx, text="word", embedding=QUESTION, highlight=highlight),
+        ):
+            with pytest.raises(InvalidValueError, match="^highlight is"):
+                await search
+
+
 @cases(OF_DOCUMENTS, "documents")
 async def test_documents(library: Library, documents: Any) -> None:
     """Whether documents are searched is True or False, and nothing that only looks like it."""

@@ -22,6 +22,20 @@ SETTINGS = (
 )
 
 
+# 200 documents of one chunk; the 5 newest of each have vectors.
+SPARSE = """
+    WITH documents AS (
+        INSERT INTO knowledge_documents (tenant_id, title, content, embedding)
+        SELECT $1, 't', 'c', CASE WHEN n > 195 THEN
+                   ('[' || ($2::float8[])[1] || repeat(',0', 1023) || ']')::vector END
+          FROM generate_series(1, 200) n
+        RETURNING tenant_id, id, embedding
+    )
+    INSERT INTO knowledge_chunks (tenant_id, document_id, content, position, embedding)
+    SELECT tenant_id, id, 'c', 0, embedding FROM documents
+"""
+
+
 @pytest.fixture(scope="module")
 async def library(server: Server, template: str) -> AsyncIterator[Library]:
     async with large_library(server, template) as library:
@@ -76,13 +90,40 @@ async def test_without_the_index(library: Library, broken: str) -> None:
             await asked_by_index(tx)
             for documents in (False, True):
                 plan = await explain_vector_search(tx, documents=documents)
-                assert plan.plan != "exact"
+                assert plan.plan == "exact"
+                assert "there is no valid index" in plan.reason
                 hits = await vector_search(tx, QUESTION, documents=documents)
                 assert [h.content.split()[1] for h in hits] == [e.split()[1] for e in expected]
     finally:
         for index, definition in zip(INDEXES, restore, strict=True):
             await library.admin.execute(f"DROP INDEX IF EXISTS {index}")
             await library.admin.execute(definition)
+
+
+@BOTH
+@pytest.mark.parametrize("is_there", [True, False], ids=["with", "without"])
+async def test_rows_without_a_vector_are_no_hits(
+    library: Library, documents: bool, is_there: bool
+) -> None:
+    """Of many rows few have a vector: those are compared, and no other fills the result up."""
+    tenant = await library.tenant(f"few-{int(documents)}-{int(is_there)}")
+    definition = await library.admin.fetchval(
+        "SELECT pg_get_indexdef($1::text::regclass)", INDEXES[documents]
+    )
+    await library.admin.execute(SPARSE, tenant, QUESTION[:1])
+    try:
+        if not is_there:
+            await library.admin.execute(f"DROP INDEX {INDEXES[documents]}")
+        async with library.db.tenant(tenant) as tx:
+            await asked_by_index(tx)
+            plan = await explain_vector_search(tx, documents=documents)
+            hits = await vector_search(tx, QUESTION, documents=documents, min_similarity=0.5)
+    finally:
+        if not is_there:
+            await library.admin.execute(definition)
+    assert plan.plan == "exact"
+    assert plan.candidates == (5 if is_there else 101)
+    assert [round(hit.score, 6) for hit in hits] == [1.0] * 5
 
 
 async def test_while_the_index_is_rebuilt(library: Library, connect: Connect) -> None:

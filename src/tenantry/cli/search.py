@@ -31,7 +31,7 @@ from tenantry.search import (
 )
 from tenantry.search.planning import DEFAULT_RECALL
 from tenantry.search.queries import Query
-from tenantry.search.searching import POOL
+from tenantry.search.searching import nearest_wanted
 from tenantry.tenancy.sessions import TenantSession
 
 __all__ = ["search"]
@@ -83,7 +83,8 @@ def search(
         typer.Option(metavar="JSON", help="A filter on the metadata of documents."),
     ] = None,
     mode: Annotated[
-        Mode | None, typer.Option(help="Default: hybrid; vectors with --documents.")
+        Mode | None,
+        typer.Option(help="Default: hybrid; vectors with --documents or --min-similarity."),
     ] = None,
     documents: Annotated[
         bool, typer.Option("--documents", help="Whole documents, by their own vectors.")
@@ -128,7 +129,7 @@ def search(
 
 def _mode(mode: Mode | None, *, documents: bool, min_similarity: float | None) -> Mode:
     if mode is None:
-        return "vectors" if documents else "hybrid"
+        return "vectors" if documents or min_similarity is not None else "hybrid"
     for given, option in (
         (documents, "--documents"),
         (min_similarity is not None, "--min-similarity"),
@@ -215,10 +216,14 @@ async def _search(tx: TenantSession, question: _Question, vector: list[float] | 
 
 
 async def _plan(tx: TenantSession, question: _Question) -> VectorPlan:
-    pool = max(POOL, 2 * question.k) if question.mode == "hybrid" else question.k
+    nearest = (
+        nearest_wanted(Query.parse(question.text), question.k)
+        if question.mode == "hybrid"
+        else question.k
+    )
     return await explain_vector_search(
         tx,
-        k=min(pool, 1000),
+        k=nearest,
         where=question.where,
         recall=question.recall,
         documents=question.documents,

@@ -17,7 +17,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.pool import NullPool
 
-from tenantry.errors import ConfigurationError, ConflictError, MigrationError
+from tenantry.errors import ConfigurationError, ConflictError, InvalidValueError, MigrationError
+from tenantry.ops.vector_parts import is_part_index
 from tenantry.schema.row_security import OPERATOR_ROLE, OWNER_ROLE
 from tenantry.tenancy.catalog import quote
 from tenantry.tenancy.connecting import create_engine
@@ -37,6 +38,8 @@ __all__ = [
 
 _BYTES_PER_VECTOR: Final = 5_000
 """Memory of a vector of 1,024 dimensions in a build: 55,305 filled 256 MB, 4,854 bytes each."""
+
+_LEAST_MEMORY: Final = 1024**2
 
 _POLL_SECONDS: Final = 0.2
 _LOCK_TIMEOUT_MS: Final = 5_000
@@ -208,15 +211,22 @@ async def rebuild_index(
         admin_url: A role's that may become the owner.
         name: The index.
         on_progress: Called a few times a second.
-        memory_bytes: For the build; None: what is needed, as far as the machine can spare it.
+        memory_bytes: For the build, from 1 MB; None: what is needed, as far as the machine can
+            spare it.
 
     Raises:
+        InvalidValueError: ``memory_bytes`` is less.
         ConfigurationError: The knowledge tables have no index of this name.
         ConflictError: It is what a failed build has left; `mend_indexes` drops it.
         MigrationError: The build failed; the old index is in use as before, and an invalid one may
             be left, which `mend_indexes` drops.
         DatabaseUnavailableError, PrivilegeError: see `list_indexes`.
     """
+    if memory_bytes is not None and memory_bytes < _LEAST_MEMORY:
+        raise InvalidValueError(
+            f"memory_bytes is {memory_bytes}; at least {_LEAST_MEMORY:,} are required, as "
+            "PostgreSQL builds no index with less."
+        )
     async with _connection(admin_url, role=OWNER_ROLE) as connection:
         index = await _find(connection, name)
         if index.is_left_behind:
@@ -224,14 +234,7 @@ async def rebuild_index(
                 f"{name} is what a failed build has left; mend_indexes() drops it. Rebuild "
                 "the index that it was to replace."
             )
-        if memory_bytes is None and index.method == "hnsw":
-            advice = await _advise(admin_url, connection, index.table)
-            memory_bytes = max(advice.given_bytes, min(advice.needed_bytes, advice.spare_bytes))
-        if memory_bytes is not None:
-            await _set(connection, "maintenance_work_mem", f"{memory_bytes // 1024}kB")
-        # Vectors lie in the table's TOAST, so the table itself looks too small for workers.
-        await _set(connection, "min_parallel_table_scan_size", "0")
-        await _reindex(admin_url, connection, name, on_progress)
+        await _rebuild(admin_url, connection, index, on_progress, memory_bytes)
 
 
 async def mend_indexes(
@@ -255,7 +258,7 @@ async def mend_indexes(
                 )
                 mended.append(Mended(index.name, "dropped"))
             elif not index.is_valid:
-                await _reindex(admin_url, connection, index.name, on_progress)
+                await _rebuild(admin_url, connection, index, on_progress)
                 mended.append(Mended(index.name, "rebuilt"))
     return mended
 
@@ -265,7 +268,7 @@ async def warm_index(admin_url: URL, name: str) -> Warmed:
 
     Raises:
         ConfigurationError: The knowledge tables have no index of this name, or pg_prewarm is not
-            installed and it is no vector index, so that nothing would read it.
+            installed and it is not the index of all vectors, so that nothing would read it.
         DatabaseUnavailableError, PrivilegeError: see `list_indexes`.
     """
     async with _connection(admin_url, role=None) as connection:
@@ -278,7 +281,7 @@ async def warm_index(admin_url: URL, name: str) -> Warmed:
                 {"index": f"public.{quote(name)}"},
             )
             return Warmed(name, "pg_prewarm", index.size_bytes, index.size_bytes <= buffers)
-        if index.method != "hnsw":
+        if index.method != "hnsw" or is_part_index(name):
             raise ConfigurationError(
                 f"To warm {name} takes pg_prewarm. Let a superuser run CREATE EXTENSION pg_prewarm."
             )
@@ -367,6 +370,23 @@ async def _require_nobody_builds(connection: AsyncConnection) -> None:
         ) from error
     finally:
         await connection.exec_driver_sql("ROLLBACK")
+
+
+async def _rebuild(
+    admin_url: URL,
+    connection: AsyncConnection,
+    index: KnowledgeIndex,
+    on_progress: Callable[[BuildProgress], None] | None,
+    memory_bytes: int | None = None,
+) -> None:
+    if memory_bytes is None and index.method == "hnsw":
+        advice = await _advise(admin_url, connection, index.table)
+        memory_bytes = max(advice.given_bytes, min(advice.needed_bytes, advice.spare_bytes))
+    if memory_bytes is not None:
+        await _set(connection, "maintenance_work_mem", f"{memory_bytes // 1024}kB")
+    # Vectors may lie in the table's TOAST, so the table itself looks too small for workers.
+    await _set(connection, "min_parallel_table_scan_size", "0")
+    await _reindex(admin_url, connection, index.name, on_progress)
 
 
 async def _reindex(

@@ -61,13 +61,6 @@ _ASKED: Final = 0.9999
 _DRAWN: Final = 0.25  # predicts the recall of real questions best; see _questions
 _SAME: Final = 1e-9  # two equal vectors are at the same distance, whichever is returned
 
-_INDEX: Final = text("""
-    SELECT EXISTS (
-        SELECT FROM pg_index i
-         WHERE i.indexrelid = to_regclass('public.knowledge_chunks_embedding_idx')
-           AND i.indisvalid AND i.indisready
-    )
-""")
 _ROWS: Final = text("""
     SELECT reltuples FROM pg_class WHERE oid = 'public.knowledge_chunks'::regclass
 """)
@@ -81,7 +74,7 @@ class TenantMeasured:
     Args:
         tenant_id: The tenant.
         slug: Its name.
-        chunks: How many it has.
+        chunks: How many it has with a vector.
         kind: Which index is asked for it: ``whole`` or ``part``.
         exact_ms: Milliseconds of each search that has compared every chunk.
         hnsw_ms: The same by ``ef_search``, where the index was asked.
@@ -165,13 +158,8 @@ async def measure_vector_search(
     if not 1 <= seconds <= 86_400:  # noqa: PLR2004 - a day
         raise InvalidValueError(f"seconds is {seconds:g}; a number from 1 to 86,400 is required.")
     started = perf_counter()
-    rows, valid, everybody = await _largest(db)
+    rows, everybody = await _largest(db)
     tenants = await _chosen(db, everybody)
-    if not valid and any(each.kind == "whole" for each in tenants):
-        raise SchemaError(
-            "The index knowledge_chunks_embedding_idx is missing or invalid, so there is nothing "
-            "to measure. Build it first; `tenantry db check` names what is missing."
-        )
     if not tenants:
         return TuningReport(rows, (), None)
     await _ask(db, tenants, started=started, seconds=seconds, on_progress=on_progress)
@@ -193,18 +181,18 @@ async def _before(tx: TenantSession) -> VectorTuning:
         return built_in()  # what cannot be used is written anew
 
 
-async def _largest(db: Database) -> tuple[int, bool, list[TenantMeasured]]:
-    """Return the number of chunks, whether the whole index is valid, and the larger tenants."""
-    number = func.count().label("chunks")
+async def _largest(db: Database) -> tuple[int, list[TenantMeasured]]:
+    """Return the number of chunks, and the larger tenants."""
+    number = func.count().label("chunks")  # those that have a vector; the others are not searched
     least = min(each.least for each in built_in().indexes.values())
     counts = (
         select(KnowledgeChunk.tenant_id, number)
+        .where(KnowledgeChunk.embedding.is_not(None))
         .group_by(KnowledgeChunk.tenant_id)
         .having(func.count() > least)
         .subquery()
     )
     async with db.operator(reason="measure vector searches") as tx:
-        valid: bool = (await tx.execute(_INDEX)).scalar_one()
         found = await tx.execute(
             select(Tenant.id, Tenant.slug, counts.c.chunks)
             .join(counts, counts.c.tenant_id == Tenant.id)
@@ -213,7 +201,7 @@ async def _largest(db: Database) -> tuple[int, bool, list[TenantMeasured]]:
         tenants = [TenantMeasured(*row) for row in found]
         estimated = int((await tx.execute(_ROWS)).scalar_one())
     # Without ANALYZE the planner, and with it the search, knows nothing of the table's size.
-    return max(estimated, 0) or sum(each.chunks for each in tenants), valid, tenants
+    return max(estimated, 0) or sum(each.chunks for each in tenants), tenants
 
 
 async def _chosen(db: Database, everybody: Sequence[TenantMeasured]) -> list[TenantMeasured]:
@@ -223,6 +211,11 @@ async def _chosen(db: Database, everybody: Sequence[TenantMeasured]) -> list[Ten
         async with db.tenant(tenant.tenant_id, read_only=True) as tx:
             await _set(tx, _forced(GRID[0]))
             tenant.kind = str((await explain_vector_search(tx, k=K, recall=_ASKED)).plan)
+    if any(each.kind == "exact" for each in looked_at):
+        raise SchemaError(
+            "The index knowledge_chunks_embedding_idx is missing or invalid, so there is nothing "
+            "to measure. Build it first; `tenantry db check` names what is missing."
+        )
     return [
         tenant
         for kind, tuning in built_in().indexes.items()
@@ -321,15 +314,16 @@ async def _questions(db: Database, tenant_id: UUID) -> list[list[float]]:
     in all directions does not lead away from it. What lies in the middle between two subjects is
     nobody's question and harder to find. See docs/search.md for the comparison with real ones.
     """
-    some = select(KnowledgeChunk.id).order_by(func.random()).limit(2 * _QUESTIONS)
+    some = (
+        select(KnowledgeChunk.id)
+        .where(KnowledgeChunk.embedding.is_not(None))
+        .order_by(func.random())
+        .limit(2 * _QUESTIONS)
+    )
     async with db.tenant(tenant_id, read_only=True) as tx:
         ids = (await tx.scalars(some)).all()
         vectors = (
-            await tx.scalars(
-                select(KnowledgeChunk.embedding).where(
-                    KnowledgeChunk.id.in_(ids), KnowledgeChunk.embedding.is_not(None)
-                )
-            )
+            await tx.scalars(select(KnowledgeChunk.embedding).where(KnowledgeChunk.id.in_(ids)))
         ).all()
     pairs = zip(vectors[::2], vectors[1::2], strict=False)
     return [drawn for one, other in pairs if (drawn := _drawn(one, other)) is not None]

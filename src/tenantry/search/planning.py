@@ -76,7 +76,7 @@ class VectorPlan:
         plan: ``"exact"``: every candidate is compared; ``"part"``: the index of the tenant's part
             is asked; ``"whole"``: the index of all tenants' vectors.
         candidates: The tenant's rows that the filter lets through, counted up to one more than
-            ``exact_up_to``.
+            ``exact_up_to``; those without a vector among them, unless an index would be asked.
         exact_up_to: So many candidates are compared at most where an index can reach the recall.
         ef_search: How far the index looks around; None where no setting of it has reached the
             recall that is wanted.
@@ -96,6 +96,10 @@ class VectorPlan:
                 f"{self.exact_up_to:,} in a database of this size."
             )
         more = f"More than {self.exact_up_to:,} candidates"
+        if self.plan == "exact" and self.ef_search is not None:
+            return (
+                f"{more}, but there is no valid index: `tenantry db check` names what is missing."
+            )
         if self.plan == "exact":
             return f"{more}, but no setting of the index has reached the recall that is wanted."
         which = "the tenant's part" if self.plan == "part" else "all tenants' vectors"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 __all__ = ["MAX_CHARACTERS", "Query"]
@@ -35,7 +35,8 @@ class Query:
         text: The text as it was given, without what PostgreSQL cannot hold.
         words: All words that are looked for, those of phrases included.
         pairs: Neighbouring characters of scripts without spaces, spaced, as ``"退 款"``.
-        required: Groups of phrases; one of each has to be there.
+        required: Groups of phrases, and of words that are an alternative to one; of each group one
+            has to be there.
         excluded: Phrases that must not be there.
     """
 
@@ -60,32 +61,34 @@ class Query:
         """Take ``text`` apart. Whatever it is, it is a question: nothing is an error.
 
         ``"two words"`` have to stand side by side, ``-word`` and ``-"two words"`` must not be
-        there, ``"one" OR "other"`` is satisfied by either. Other words are better found than not.
-        The first 16 demands and the first 16 exclusions count.
+        there, ``"one phrase" OR "another" OR word`` is satisfied by any of them. Other words are
+        better found than not, with or without OR. The first 16 demands and the first 16 exclusions
+        count.
         """
         text = _storable(text)[:MAX_CHARACTERS]
         words: list[str] = []
         excluded: list[str] = []
-        required: list[tuple[str, ...]] = []
-        joins = False  # the last token was OR, and the one before it a phrase
-        last_is_phrase = False
+        alternatives: list[_Alternatives] = []
+        last: _Alternatives | None = None  # what an OR would join to
+        joins = False
         for token in _TOKEN.finditer(text.translate(_QUOTES)):
             phrase, word = token["phrase"], token["word"]
             content = phrase if word is None else word
-            if token["minus"] and content.strip():
+            if word == "OR" and not token["minus"]:
+                joins = last is not None
+            elif not content.strip():
+                continue
+            elif token["minus"]:
                 excluded.append(_spaced(content))
-                last_is_phrase = joins = False
-            elif word == "OR":
-                joins = last_is_phrase
-                last_is_phrase = False
-            elif word is not None:
-                words.append(word)
-                last_is_phrase = joins = False
-            elif content.strip():
+                last, joins = None, False
+            else:
                 words.append(content)
-                group = (*required.pop(), _spaced(content)) if joins else (_spaced(content),)
-                required.append(group)
-                last_is_phrase, joins = True, False
+                if last is None or not joins:
+                    last = _Alternatives()
+                    alternatives.append(last)
+                last.add(_spaced(content), is_phrase=word is None)
+                joins = False
+        required = [tuple(each.contents) for each in alternatives if each.has_phrase]
         joined = " ".join(words)
         runs = _RUN.findall(joined)
         pairs = [f"{a} {b}" for run in runs for a, b in itertools.pairwise(run)]
@@ -96,6 +99,18 @@ class Query:
             required=tuple(group[:MAX_DEMANDS] for group in required[:MAX_DEMANDS]),
             excluded=tuple(excluded[:MAX_DEMANDS]),
         )
+
+
+@dataclass(slots=True)
+class _Alternatives:
+    """What OR joins, or what stands for itself; words alone demand nothing."""
+
+    contents: list[str] = field(default_factory=list)
+    has_phrase: bool = False
+
+    def add(self, content: str, *, is_phrase: bool) -> None:
+        self.contents.append(content)
+        self.has_phrase |= is_phrase
 
 
 def _storable(text: str) -> str:

@@ -35,6 +35,8 @@ DEFAULT_VECTOR_WEIGHT: Final = 0.5
 POOL: Final = 50
 """Chunks that a hybrid search takes from either search, or twice k where that is more."""
 
+_DEMANDING_POOL: Final = 1_000
+
 LONGEST_LETTERS: Final = 200
 """Characters of a text that is looked for letter by letter; a longer one is a question, and no part
 of a word."""
@@ -144,16 +146,16 @@ async def keyword_search(
 
     Chunks with any of the words are found; those with more of them, with rarer ones, and with more
     occurrences come first. ``"two words"`` in quotes have to stand side by side, ``-word`` must
-    not be there, and between quoted phrases ``OR`` asks for either. Where that gives fewer than
-    ``k`` hits, words that the knowledge base does not have are taken for misspelt ones, and the
-    text is looked for letter by letter.
+    not be there, and ``OR`` between a quoted phrase and another, or a word, asks for either. Where
+    that gives fewer than ``k`` hits, words that the knowledge base does not have are taken for
+    misspelt ones, and the text is looked for letter by letter.
 
     Args:
         tx: A tenant's session.
         text: What a person has typed. No text is an error; the first 4,000 characters count.
         k: How many at most, 1 to 1,000.
         language: The language of the text, of `tenantry.schema.languages.LANGUAGES`; None for
-            those that the tenant's chunks are in.
+            those of the tenant's 256 oldest and 256 newest chunks.
         where: Conditions on the metadata of documents; see `Filter`.
         highlight: Whether hits have a `Highlight`.
 
@@ -174,7 +176,7 @@ async def keyword_search(
         k=checked_k(k),
         spoken=checked_languages(language),
         filter=filter_path(where),
-        marked=highlight,
+        marked=checked_flag(highlight, "highlight"),
     )
     hits = await search.by_words()
     if len(hits) < k and search.query.is_plain and search.query.text:
@@ -290,12 +292,22 @@ async def hybrid_search(
         checked_languages(language),
         checked_k(k),
         filter_path(where),
-        min(max(POOL, 2 * k), MAX_K),
+        pool_size(k),
         checked_share(vector_weight, "vector_weight"),
         checked_share(recall, "recall", least=0.5),
-        highlight,
+        checked_flag(highlight, "highlight"),
     )
     return [_hit(row, query) for row in rows]
+
+
+def pool_size(k: int) -> int:
+    """Return how many chunks a hybrid search takes from either search."""
+    return min(max(POOL, 2 * k), MAX_K)
+
+
+def nearest_wanted(query: Query, k: int) -> int:
+    """Return how many of the nearest chunks a hybrid search asks for, to fill its pool from."""
+    return pool_size(k) if query.is_plain else max(pool_size(k), _DEMANDING_POOL)
 
 
 def _hit(row: Any, query: Query) -> Hit:

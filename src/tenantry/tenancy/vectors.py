@@ -205,7 +205,7 @@ def _view(value: object) -> memoryview | None:
         return None
     try:
         return memoryview(as_array())
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RuntimeError):  # the last of a tensor that requires gradients
         return None
 
 

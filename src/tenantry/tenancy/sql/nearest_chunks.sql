@@ -6,8 +6,8 @@
 --
 -- The settings hold for this function alone. Its plans must not depend on estimates: where the
 -- rows are compared, no index can be used, since they are ordered by a sum; where an index is to be
--- asked, nothing else orders without sorting. Where that index is absent or invalid, they are
--- sorted all the same, and it is as slow as comparing. EXECUTE plans anew: only of an array that it
+-- asked, nothing else orders without sorting. Where that index is dropped meanwhile, they are sorted
+-- all the same, and it is as slow as comparing. EXECUTE plans anew: only of an array that it
 -- sees does the planner make a hash table.
 -- A setting of pgvector's is known only once pgvector is loaded, which the cast does.
 DO $$ BEGIN PERFORM '[1]'::public.vector; END $$;
@@ -40,6 +40,7 @@ BEGIN
             SELECT array_agg(n.id), array_agg(n.embedding <=> $2) FROM (
                 SELECT c.id, c.embedding FROM knowledge_chunks c
                  WHERE c.tenant_id = $1 AND tenantry.search_part(c.tenant_id) = %s
+                   AND c.embedding IS NOT NULL
                    AND ($4 IS NULL OR c.document_id = ANY ($4))
                  ORDER BY l2_normalize(c.embedding)::halfvec(1024)
                           <#> l2_normalize($2)::halfvec(1024)
@@ -51,7 +52,8 @@ BEGIN
         EXECUTE $query$
             SELECT array_agg(n.id), array_agg(n.distance) FROM (
                 SELECT c.id, c.embedding <=> $2 AS distance FROM knowledge_chunks c
-                 WHERE c.tenant_id = $1 AND ($4 IS NULL OR c.document_id = ANY ($4))
+                 WHERE c.tenant_id = $1 AND c.embedding IS NOT NULL
+                   AND ($4 IS NULL OR c.document_id = ANY ($4))
                  ORDER BY c.embedding <=> $2 LIMIT $3
             ) n
         $query$ INTO ids, distances USING tenant, question, k, wanted_documents;

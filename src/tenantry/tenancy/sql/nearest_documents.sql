@@ -25,7 +25,8 @@ BEGIN
         EXECUTE $query$
             SELECT array_agg(n.id), array_agg(n.distance) FROM (
                 SELECT d.id, d.embedding <=> $2 AS distance FROM knowledge_documents d
-                 WHERE d.tenant_id = $1 AND ($4 IS NULL OR d.id = ANY ($4))
+                 WHERE d.tenant_id = $1 AND d.embedding IS NOT NULL
+                   AND ($4 IS NULL OR d.id = ANY ($4))
                  ORDER BY d.embedding <=> $2 LIMIT $3
             ) n
         $query$ INTO ids, distances USING tenant, question, k, wanted_documents;

@@ -12,6 +12,9 @@
 -- leaves out what is not wanted: it visits the more of them the fewer are wanted. Where n of N
 -- rows are wanted, the one costs n and the other k * N / n, so they cost the same at a multiple of
 -- the root of k * N. n is counted up to there and no further: a tenth of what comparing would cost.
+-- Rows without a vector count as well, since to tell them apart their rows would have to be read;
+-- only where an index would be asked, and the tenant's 64 oldest and 64 newest rows have some, are
+-- they left out.
 --
 -- That multiple, and the ef_search that each recall takes, depend on the vectors and the machine.
 -- `tenantry knowledge tune` measures them and keeps them in the database's setting
@@ -26,6 +29,7 @@ CREATE OR REPLACE FUNCTION tenantry.plan_vector_search(
     SET search_path = pg_catalog, pg_temp
     SET plan_cache_mode = force_generic_plan
     SET enable_seqscan = off
+    SET enable_bitmapscan = off
     SET jit = off
 AS $$
 DECLARE
@@ -39,10 +43,13 @@ DECLARE
                    "ef_search": {"0.9": 60, "0.95": 120, "0.97": 250, "0.99": 500}}}'
     );
     total double precision;
+    searched oid := CASE WHEN of_documents THEN 'public.knowledge_documents'::regclass
+                         ELSE 'public.knowledge_chunks'::regclass END;
+    lacks_some boolean;
 BEGIN
     plan := CASE
         WHEN NOT of_documents AND (
-            SELECT i.indisvalid FROM pg_index i
+            SELECT i.indisvalid AND i.indisready FROM pg_index i
              WHERE i.indexrelid = to_regclass(format(
                  'public.knowledge_chunks_embedding_part_%s_idx', tenantry.search_part(tenant)))
         ) THEN 'part' ELSE 'whole' END;
@@ -55,8 +62,7 @@ BEGIN
     END IF;
     SELECT greatest(c.reltuples, 0) INTO total
       FROM pg_class c
-     WHERE c.oid = CASE WHEN of_documents THEN 'public.knowledge_documents'::regclass
-                        ELSE 'public.knowledge_chunks'::regclass END;
+     WHERE c.oid = searched;
     exact_up_to := greatest(
         (tuned ->> 'roots')::double precision * sqrt(k * total), (tuned ->> 'least')::integer, 10 * k
     );
@@ -79,6 +85,64 @@ BEGIN
         ) counted;
     END IF;
     IF candidates <= exact_up_to OR ef_search IS NULL THEN
+        plan := 'exact';
+        RETURN;
+    END IF;
+    IF plan = 'whole' AND NOT EXISTS (
+        SELECT FROM pg_index i
+          JOIN pg_class c ON c.oid = i.indexrelid
+          JOIN pg_am a ON a.oid = c.relam
+         WHERE i.indrelid = searched AND a.amname = 'hnsw' AND i.indpred IS NULL
+           AND i.indisvalid AND i.indisready
+    ) THEN
+        plan := 'exact';
+        RETURN;
+    END IF;
+    IF of_documents THEN
+        lacks_some := EXISTS (
+            SELECT FROM (
+                (SELECT d.embedding IS NULL AS lacks FROM public.knowledge_documents d
+                  WHERE d.tenant_id = tenant ORDER BY d.id LIMIT 64)
+                UNION ALL
+                (SELECT d.embedding IS NULL FROM public.knowledge_documents d
+                  WHERE d.tenant_id = tenant ORDER BY d.id DESC LIMIT 64)
+            ) sample WHERE lacks
+        );
+    ELSE
+        lacks_some := EXISTS (
+            SELECT FROM (
+                (SELECT c.embedding IS NULL AS lacks FROM public.knowledge_chunks c
+                  WHERE c.tenant_id = tenant ORDER BY c.id LIMIT 64)
+                UNION ALL
+                (SELECT c.embedding IS NULL FROM public.knowledge_chunks c
+                  WHERE c.tenant_id = tenant ORDER BY c.id DESC LIMIT 64)
+            ) sample WHERE lacks
+        );
+    END IF;
+    IF NOT lacks_some THEN
+        RETURN;
+    END IF;
+    IF of_documents THEN
+        SELECT count(*) INTO candidates FROM (
+            SELECT FROM public.knowledge_documents d
+             WHERE d.tenant_id = tenant AND d.embedding IS NOT NULL
+               AND (wanted_documents IS NULL OR d.id = ANY (wanted_documents))
+             LIMIT exact_up_to + 1
+        ) counted;
+    ELSIF wanted_documents IS NULL THEN
+        SELECT count(*) INTO candidates FROM (
+            SELECT FROM public.knowledge_chunks c
+             WHERE c.tenant_id = tenant AND c.embedding IS NOT NULL LIMIT exact_up_to + 1
+        ) counted;
+    ELSE
+        SELECT count(*) INTO candidates FROM (
+            SELECT FROM unnest(wanted_documents) wanted
+              JOIN public.knowledge_chunks c ON c.tenant_id = tenant AND c.document_id = wanted
+             WHERE c.embedding IS NOT NULL
+             LIMIT exact_up_to + 1
+        ) counted;
+    END IF;
+    IF candidates <= exact_up_to THEN
         plan := 'exact';
     END IF;
 END
