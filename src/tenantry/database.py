@@ -225,7 +225,11 @@ class Database:
                 await engine.dispose()
 
     def _application_engine(self, url: URL) -> AsyncEngine:
-        engine = self._engine(url, pooled=bool(self.settings.pooler))
+        engine = self._engine(
+            url,
+            pooled=bool(self.settings.pooler),
+            statement_timeout_seconds=self.settings.statement_timeout_seconds,
+        )
         guard(engine)
         return engine
 
@@ -233,6 +237,7 @@ class Database:
         return create_bound_engine(
             url,
             timeout_seconds=self.settings.connect_timeout_seconds,
+            pool_timeout=self.settings.pool_timeout_seconds,
             pool_size=self.settings.pool_size,
             max_overflow=self.settings.max_overflow,
             **options,

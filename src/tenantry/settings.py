@@ -51,6 +51,9 @@ class Settings:
         pool_size: Connections that each pool keeps open.
         max_overflow: Connections that a pool may open beyond them, for a while.
         connect_timeout_seconds: How long to wait for a new connection.
+        pool_timeout_seconds: How long to wait for a connection of the pool that others are using.
+        statement_timeout_seconds: How long one statement of a tenant's session may take, by the
+            clock here, so that a server or a network that hangs ends it as well. None: no limit.
         pooler: Whether a pooler that may give each transaction another connection of the server
             lies between, such as PgBouncer. Statements are then not kept prepared. None: find
             out when connecting.
@@ -65,6 +68,8 @@ class Settings:
     pool_size: int = 10
     max_overflow: int = 10
     connect_timeout_seconds: float = 10.0
+    pool_timeout_seconds: float = 30.0
+    statement_timeout_seconds: float | None = 60.0
     pooler: bool | None = None
 
     @classmethod

@@ -240,16 +240,25 @@ async def test_a_commit_that_fails_is_no_success(site: Site, admin: asyncpg.Conn
     assert (await client.get("/api/widgets")).json() == []
 
 
-async def test_an_unreachable_database_signs_nobody_out(urls: Urls, tenants: TenantPair) -> None:
+@pytest.mark.parametrize("is_cut", [True, False], ids=["lost", "hanging"])
+async def test_an_unreachable_database_signs_nobody_out(
+    urls: Urls, tenants: TenantPair, is_cut: bool
+) -> None:
     """503 and no word about the cookie; the process is alive, and not ready."""
     async with gateway(urls.app) as way:
-        database = replace(urls.settings, database_url=way.url, connect_timeout_seconds=0.5)
+        database = replace(
+            urls.settings,
+            database_url=way.url,
+            connect_timeout_seconds=0.5,
+            statement_timeout_seconds=0.5,
+        )
         async with running(urls, database=database) as site:
             await site.auth.register(tenants.a.id, EMAIL, PASSWORD)
             client = await site.signed_in()
             assert (await client.get("/readyz")).status_code == 204
             way.passing = False
-            way.cut()
+            if is_cut:
+                way.cut()
             for path in ("/auth/session", "/api/widgets", "/api/who"):
                 response = await client.get(path)
                 assert response.status_code == 503, path

@@ -30,6 +30,7 @@ __all__ = [
     "is_pooled",
     "run_script",
     "translate",
+    "unanswered",
     "where",
 ]
 
@@ -51,6 +52,7 @@ async def connect(
     url: URL,
     *,
     timeout_seconds: float = 10.0,
+    statement_timeout_seconds: float | None = None,
     role: str | None = None,
     connection_class: type[asyncpg.Connection] = asyncpg.Connection,
     pooled: bool = False,
@@ -60,6 +62,7 @@ async def connect(
     Args:
         url: Where to, and as whom.
         timeout_seconds: How long to wait for it.
+        statement_timeout_seconds: How long one statement may take; None: no limit.
         role: Become this role with the first packet. RESET ROLE then leads back to it and not to
             whoever has logged in.
         connection_class: What to return.
@@ -77,6 +80,7 @@ async def connect(
         connection: asyncpg.Connection = await asyncpg.connect(
             url.render_as_string(hide_password=False),
             timeout=timeout_seconds,
+            command_timeout=statement_timeout_seconds,
             server_settings={"application_name": "tenantry", **({"role": role} if role else {})},
             connection_class=connection_class,
             statement_cache_size=0 if pooled else _KEPT_STATEMENTS,
@@ -162,6 +166,7 @@ def create_engine(
     url: URL,
     *,
     timeout_seconds: float = 10.0,
+    statement_timeout_seconds: float | None = None,
     role: str | None = None,
     connection_class: type[asyncpg.Connection] = asyncpg.Connection,
     pooled: bool = False,
@@ -179,6 +184,7 @@ def create_engine(
         return await connect(
             url,
             timeout_seconds=timeout_seconds,
+            statement_timeout_seconds=statement_timeout_seconds,
             role=role,
             connection_class=connection_class,
             pooled=pooled,
@@ -234,12 +240,17 @@ def _translate(context: ExceptionContext) -> TenantryError | None:
     if isinstance(cause, asyncpg.InternalClientError | OSError):
         # The driver has lost track of the conversation: the connection is not to be used again.
         context.is_disconnect = True
-    if not context.is_disconnect:
-        return None
-    return DatabaseUnavailableError(
-        f"The connection to PostgreSQL was lost ({type(cause).__name__}). Nothing uncommitted was "
-        "kept."
+    return unanswered(cause) if context.is_disconnect else None
+
+
+def unanswered(cause: BaseException) -> DatabaseUnavailableError:
+    """Return the error for a statement whose answer did not come."""
+    what = (
+        "PostgreSQL gave no answer within statement_timeout_seconds of the settings."
+        if isinstance(cause, TimeoutError)
+        else f"The connection to PostgreSQL was lost ({type(cause).__name__})."
     )
+    return DatabaseUnavailableError(f"{what} Nothing uncommitted was kept.")
 
 
 def translate(  # noqa: PLR0911 - one for each kind of refusal

@@ -7,8 +7,8 @@ from typing import Any, Final
 import asyncpg
 from sqlalchemy.exc import DBAPIError, InvalidRequestError
 
-from tenantry.errors import DatabaseUnavailableError, SessionUseError
-from tenantry.tenancy.connecting import translate
+from tenantry.errors import SessionUseError
+from tenantry.tenancy.connecting import translate, unanswered
 from tenantry.tenancy.sessions import TenantSession
 
 __all__ = ["fetch", "fetch_by_vector"]
@@ -73,7 +73,4 @@ def _translated(tx: TenantSession, query: str, error: Exception) -> Exception | 
         return SessionUseError(_IN_USE) if error.code == _PROVISIONING or is_taken else None
     if isinstance(error, asyncpg.InterfaceError) and tx.is_connected:
         return SessionUseError(_IN_USE)
-    return DatabaseUnavailableError(
-        f"The connection to PostgreSQL was lost ({type(error).__name__}). Nothing uncommitted "
-        "was kept."
-    )
+    return unanswered(error)
