@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 
@@ -118,6 +119,30 @@ def test_processes_share_a_server_and_loops_are_of_any_scope(project: pytest.Pyt
     hosts, processes = {host for host, _ in noted}, {process for _, process in noted}
     assert (len(hosts), len(processes)) == (1, 2)
     assert not Path(hosts.pop()).exists()
+
+
+BY_COOKIE = """
+    @pytest.fixture
+    def tenantry_credentials():
+        {code}
+"""
+
+
+def test_clients_sign_in_with_cookies_as_the_page_says(project: pytest.Pytester) -> None:
+    """With what the documentation has people return, `client_of` is signed in, without a header."""
+    (code,) = re.findall(r"`(return lambda token: .+?)`", PAGE.read_text(encoding="utf-8"))
+    with (project.path / "conftest.py").open("a") as conftest:
+        conftest.write(dedent(BY_COOKIE.format(code=code)))
+    project.makepyfile(
+        test_cookies="""
+            async def test_cookies(client_of, make_user):
+                client = await client_of(await make_user())
+                assert "Authorization" not in client.headers
+                assert (await client.post("/notes", json={"body": "Mine."})).status_code == 201
+        """
+    )
+    result = project.runpytest_subprocess(*PLUGINS, *STRICT, "test_cookies.py", "test_notes.py")
+    result.assert_outcomes(passed=3)
 
 
 WAITING = """
