@@ -62,7 +62,8 @@ async def desk_urls(server: Server, template: str) -> AsyncIterator[Urls]:
 
 def desk_app(urls: Urls, **options: Any) -> FastAPI:
     """The desk as in production, but for what passwords cost."""
-    return create_app(DoorSettings(database=urls.settings, profile=TESTING, **options))
+    given = {"database": urls.settings, "profile": TESTING, **options}
+    return create_app(DoorSettings(**given))
 
 
 @dataclass

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import tomllib
 from collections import Counter
+from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import Any, cast
 
 import httpx
@@ -20,7 +22,7 @@ from tenantry.ops import drift
 from tenantry.ops.project import Project
 from tenantry.schema import Base, ConversationSession, CostEvent, Message, Tenant, User, Widget
 from tests.conftest import Urls
-from tests.example.conftest import EXAMPLE, NOW, TABLE, Desk, sign_in
+from tests.example.conftest import EXAMPLE, NOW, TABLE, Desk, desk_app, sign_in
 
 PAGES = {
     "/": "Conversations",
@@ -298,6 +300,23 @@ async def test_a_form_has_come_before_its_transaction_begins(desk: Desk) -> None
         await desk.app(scope, receive, send)
         assert sent[0]["status"] == 422, path
         assert held[:3] == ["", "", ""], path
+
+
+async def test_sessions_take_one_connection_at_a_time(desk_urls: Urls) -> None:
+    """Else as many requests as the pool has connections would each wait for a second one."""
+    small = replace(desk_urls.settings, pool_size=1, max_overflow=0)
+    app = desk_app(desk_urls, database=small)
+    async with app.router.lifespan_context(app), AsyncExitStack() as stack:
+        desk = Desk(app, stack)
+        here, there = await desk.signed_in(), await desk.signed_in()
+        async with asyncio.timeout(10):
+            pages = await asyncio.gather(*(here.get("/sessions") for _ in range(3)))
+            assert [page.status_code for page in pages] == [200, 200, 200]
+            path = pages[0].text.split('action="/sessions/')[1].partition('"')[0]
+            ended = await here.post(f"/sessions/{path}")
+            assert (ended.status_code, ended.headers["location"]) == (303, "/sessions")
+            assert (await here.post(f"/sessions/{path}")).status_code == 404
+        assert (await there.get("/")).headers["location"] == "/sign-in"
 
 
 async def test_the_form_signs_in_as_the_door_does(desk: Desk) -> None:

@@ -61,6 +61,7 @@ async def sign_out(request: Request, door: CurrentDoor) -> Response:
 @routes.get("/sessions")
 async def sessions(desk: CurrentDesk, door: CurrentDoor) -> Response:
     """List the devices on which the user is signed in."""
+    await desk.tx.commit()  # gives its connection back: auth takes one of the same pool
     found = await door.auth.sessions(desk.tenant.id, desk.user.id)
     return desk.page("sessions.html", sessions=found)
 
@@ -68,6 +69,7 @@ async def sessions(desk: CurrentDesk, door: CurrentDoor) -> Response:
 @routes.post("/sessions/{session_id}/sign-out")
 async def sign_out_there(session_id: str, desk: CurrentDesk, door: CurrentDoor) -> Response:
     """End another of the user's sessions."""
+    await desk.tx.commit()
     if not await door.auth.revoke(desk.tenant.id, desk.user.id, session_id):
         raise HTTPException(404, "You have no such session. It may have ended by itself.")
     return go_to("/sessions")
