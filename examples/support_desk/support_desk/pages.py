@@ -64,8 +64,9 @@ async def conversation(conversation_id: UUID, desk: CurrentDesk) -> Response:
 @routes.post("/conversations/{conversation_id}/messages")
 async def answer(conversation_id: UUID, content: Text, desk: CurrentDesk) -> Response:
     """Answer in a conversation."""
-    desk.tx.add(Message(session_id=conversation_id, role="assistant", content=content))
-    return go_to(f"/conversations/{conversation_id}")
+    found = await desk.tx.get_one(ConversationSession, conversation_id)
+    desk.tx.add(Message(session_id=found.id, role="assistant", content=content))
+    return go_to(f"/conversations/{found.id}")
 
 
 @routes.get("/replies")
