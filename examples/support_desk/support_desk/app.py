@@ -16,7 +16,8 @@ from tenantry.fastapi import DoorSettings, host_or_body, install, lifespan
 
 def create_app(settings: DoorSettings | None = None) -> FastAPI:
     """Return the application; without settings, as it runs in production, behind HTTPS."""
-    app = FastAPI(title="Support desk", lifespan=lifespan)
+    # Without Swagger UI: HEADERS let no script run.
+    app = FastAPI(title="Support desk", lifespan=lifespan, docs_url=None, redoc_url=None)
     settings = replace(
         settings or DoorSettings(),
         resolve_tenant=host_or_body(signing_in.DOMAIN),

@@ -15,7 +15,7 @@ from starlette.responses import HTMLResponse, Response
 
 from support_desk.models import SavedReply
 from support_desk.plots import bars
-from support_desk.rendering import CurrentDesk, go_to
+from support_desk.rendering import REDIRECTS, CurrentDesk, go_to
 from tenantry.fastapi import require_role
 from tenantry.schema import (
     ConversationSession,
@@ -27,7 +27,7 @@ from tenantry.schema import (
 )
 from tenantry.search import keyword_search
 
-routes = APIRouter(default_response_class=HTMLResponse)
+routes = APIRouter(default_response_class=HTMLResponse, responses=REDIRECTS)
 
 Text = Annotated[str, Form(min_length=1, max_length=2000)]
 
@@ -61,7 +61,7 @@ async def conversation(conversation_id: UUID, desk: CurrentDesk) -> Response:
     return desk.page("conversation.html", conversation=found, replies=replies)
 
 
-@routes.post("/conversations/{conversation_id}/messages")
+@routes.post("/conversations/{conversation_id}/messages", status_code=303)
 async def answer(conversation_id: UUID, content: Text, desk: CurrentDesk) -> Response:
     """Answer in a conversation."""
     found = await desk.tx.get_one(ConversationSession, conversation_id)
@@ -76,7 +76,7 @@ async def replies(desk: CurrentDesk) -> Response:
     return desk.page("replies.html", replies=found)
 
 
-@routes.post("/replies")
+@routes.post("/replies", status_code=303)
 async def save_reply(title: Text, content: Text, desk: CurrentDesk) -> Response:
     """Save a reply."""
     desk.tx.add(SavedReply(title=title, content=content))
@@ -112,7 +112,7 @@ async def widget(widget_id: UUID, desk: CurrentDesk) -> Response:
     return desk.page("widget.html", shown=shown, errors={})
 
 
-@routes.post("/widgets/{widget_id}", dependencies=[require_role("admin")])
+@routes.post("/widgets/{widget_id}", status_code=303, dependencies=[require_role("admin")])
 async def configure(
     widget_id: UUID,
     desk: CurrentDesk,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated
+from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Form, HTTPException, Request
 from starlette.responses import HTMLResponse, Response
 
-from support_desk.rendering import CurrentDesk, go_to, templates
+from support_desk.rendering import REDIRECTS, CurrentDesk, go_to, templates
 from tenantry.auth.tenants import slug_of_host
 from tenantry.errors import InvalidCredentialsError, ThrottledError
 from tenantry.fastapi import CurrentDoor, OptionalPrincipal
@@ -18,7 +18,7 @@ routes = APIRouter(default_response_class=HTMLResponse)
 DOMAIN = os.environ.get("SUPPORT_DESK_DOMAIN", "localhost")
 
 
-@routes.get("/sign-in")
+@routes.get("/sign-in", responses=REDIRECTS)
 async def sign_in_page(request: Request, principal: OptionalPrincipal) -> Response:
     """Show the form."""
     return go_to("/") if principal else _form(request)
@@ -33,7 +33,13 @@ def _workspace(request: Request) -> str | None:
     return slug_of_host(request.headers.get("host", ""), base_domain=DOMAIN)
 
 
-@routes.post("/sign-in")
+_FORM_AGAIN: Final[dict[int | str, dict[str, Any]]] = {
+    status: {"description": f"{what}. The form again.", "content": {"text/html": {}}}
+    for status, what in ((401, "Not an account"), (429, "Too many attempts"))
+}
+
+
+@routes.post("/sign-in", status_code=303, responses=_FORM_AGAIN)
 async def sign_in(
     request: Request,
     door: CurrentDoor,
@@ -51,14 +57,14 @@ async def sign_in(
     return go_to("/")
 
 
-@routes.post("/sign-out")
+@routes.post("/sign-out", status_code=303)
 async def sign_out(request: Request, door: CurrentDoor) -> Response:
     """End this session."""
     await door.sign_out(request)
     return go_to("/sign-in")
 
 
-@routes.get("/sessions")
+@routes.get("/sessions", responses=REDIRECTS)
 async def sessions(desk: CurrentDesk, door: CurrentDoor) -> Response:
     """List the devices on which the user is signed in."""
     await desk.tx.commit()  # gives its connection back: auth takes one of the same pool
@@ -66,7 +72,7 @@ async def sessions(desk: CurrentDesk, door: CurrentDoor) -> Response:
     return desk.page("sessions.html", sessions=found)
 
 
-@routes.post("/sessions/{session_id}/sign-out")
+@routes.post("/sessions/{session_id}/sign-out", status_code=303)
 async def sign_out_there(session_id: str, desk: CurrentDesk, door: CurrentDoor) -> Response:
     """End another of the user's sessions."""
     await desk.tx.commit()
