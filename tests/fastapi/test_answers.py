@@ -297,26 +297,40 @@ async def test_the_documentation_is_complete(site: Site) -> None:
 
 
 PROGRAM = """
+import asyncio
 import uvicorn
 from fastapi import FastAPI
-from tenantry.fastapi import DoorSettings, install, lifespan
+from tenantry.fastapi import CurrentDoor, DoorSettings, install, lifespan
 app = FastAPI(lifespan=lifespan)
 install(app, DoorSettings(insecure_http=True))
-uvicorn.run(app, port={port})
+server = uvicorn.Server(uvicorn.Config(app, port={port}))
+
+@app.get("/slow")
+async def slow(door: CurrentDoor) -> str:
+    print("under way", flush=True)
+    while not server.should_exit:
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.3)  # the server looks ten times a second
+    await door.db.ping()
+    return "answered"
+
+server.run()
 """
 
 
 async def test_it_comes_to_a_clean_end(urls: Urls, admin: asyncpg.Connection) -> None:
-    """On SIGTERM uvicorn ends without an error, and no connection to the database is left."""
+    """On SIGTERM uvicorn answers what is under way, with the database still open, and ends without
+    an error; no connection to the database is left."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-W", "error", "-c", PROGRAM.format(port=port),
         env={**os.environ, "TENANTRY_DATABASE_URL": url_text(urls.app)},
-        stderr=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+    assert process.stdout is not None
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
 
         async def is_ready() -> bool:
             assert process.returncode is None
@@ -326,7 +340,12 @@ async def test_it_comes_to_a_clean_end(urls: Urls, admin: asyncpg.Connection) ->
                 return False
 
         await eventually(is_ready)
-    process.send_signal(signal.SIGTERM)
+        slow = asyncio.create_task(client.get("/slow"))
+        async with asyncio.timeout(20):
+            while b"under way" not in await process.stdout.readline():
+                assert not slow.done(), slow.result()
+        process.send_signal(signal.SIGTERM)
+        assert (await slow).json() == "answered"
     _, said = await asyncio.wait_for(process.communicate(), 20)
     assert b"Application shutdown complete" in said
     assert b"INSECURE" in said
