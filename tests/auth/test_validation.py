@@ -17,7 +17,7 @@ import pytest
 from sqlalchemy import URL, make_url, select, text
 
 from tenantry import Database, Settings
-from tenantry.auth import Auth, Principal, SignedIn
+from tenantry.auth import Auth, Principal, SignedIn, looking_up
 from tenantry.auth.profiles import TESTING
 from tenantry.errors import (
     DatabaseUnavailableError,
@@ -270,6 +270,24 @@ async def test_a_server_that_hangs(
         way.passing = True
         assert await outcome(auth, signed_in.token) == signed_in.session.id
         assert await outcomes(auth, signed_in.token, 20) == {signed_in.session.id}
+
+
+async def test_a_server_that_hangs_is_waited_for_once(
+    urls: Urls, way: Gateway, signed_in: SignedIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many wait, and in however many statements: none waits for those before it."""
+    monkeypatch.setattr(looking_up, "_MOST", 4)
+    settings = replace(urls.settings, database_url=way.url, connect_timeout_seconds=0.3)
+    async with Database.connect(settings=settings) as db:
+        auth = Auth(db, profile=TESTING, hashing=WatchedPool())
+        assert await outcomes(auth, signed_in.token, 20) == {signed_in.session.id}
+        way.passing = False
+        before = way.connections
+        async with asyncio.timeout(20):
+            assert await outcomes(auth, signed_in.token, 80) == {"DatabaseUnavailableError"}
+        assert way.connections - before <= 4, "20 statements would be as many new connections"
+        way.passing = True
+        assert await outcome(auth, signed_in.token) == signed_in.session.id
 
 
 @pytest.mark.parametrize("pooler", [False, True])

@@ -92,7 +92,7 @@ class SharedLookUp:
         question: What is asked.
         connect: Opens a connection.
         connections: How many are held; two keep the server at work while answers are handed out.
-        timeout_seconds: How long an answer may take.
+        timeout_seconds: How long an answer may take; when it takes longer, all who wait are told.
         pooled: A pooler lies between: nothing stays prepared, and a transaction holds what
             belongs together.
         name: What the connections are called where they are counted.
@@ -210,7 +210,12 @@ class SharedLookUp:
         try:
             await self._answer(held, batch)
         except Exception as error:  # noqa: BLE001 - or those who wait would wait for ever
-            _refuse(batch, error if isinstance(error, TenantryError) else _translated(error))
+            refusal = error if isinstance(error, TenantryError) else _translated(error)
+            _refuse(batch, refusal)
+            if isinstance(refusal.__cause__, TimeoutError):
+                # Or whoever came late would wait once more for each batch that is before them.
+                _refuse(self._waiting, refusal)
+                self._waiting.clear()
         finally:
             self._give_back(held)
 
