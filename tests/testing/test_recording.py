@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+
+import asyncpg
 from sqlalchemy import select, text
 
 from tenantry import Database
@@ -45,3 +48,35 @@ async def test_values_are_recorded_where_they_are_asked_for(
     assert [each.values for each in sent.statements] == [("a name", tenants.a.id)] or [
         each.values for each in sent.statements
     ] == [(tenants.a.id, "a name")]
+
+
+async def test_every_call_of_a_connection_of_ones_own_is_recorded(
+    admin: asyncpg.Connection,
+) -> None:
+    """By whatever method, with its text by its place or by its name."""
+    await admin.execute("CREATE TEMPORARY TABLE numbers (n integer)")
+    with recorded_sql(values=True) as sent:
+        await admin.execute(query="SELECT 1")
+        await admin.executemany(command="INSERT INTO numbers VALUES ($1)", args=[(1,), (2,)])
+        await admin.fetch("SELECT $1::int", 3)
+        await admin.fetchrow(query="SELECT 4")
+        await admin.fetchval("SELECT 5", column=0)
+        async with admin.transaction():
+            assert [row async for row in admin.cursor("SELECT $1::int", 6)] == [(6,)]
+        prepared = await admin.prepare("SELECT $1::int + 7")
+        await prepared.fetch(7)
+        await admin.copy_records_to_table("numbers", records=[(8,)])
+        await admin.copy_from_table("numbers", output=io.BytesIO())
+        await admin.copy_from_query("SELECT n FROM numbers", output=io.BytesIO())
+    assert [(each.sql, each.values) for each in sent.statements] == [
+        ("SELECT 1", ()),
+        ("INSERT INTO numbers VALUES ($1)", ([(1,), (2,)],)),
+        ("SELECT $1::int", (3,)),
+        ("SELECT 4", ()),
+        ("SELECT 5", ()),
+        ("SELECT $1::int", (6,)),
+        ("SELECT $1::int + 7", (7,)),
+        ("COPY numbers FROM STDIN", ()),
+        ("COPY numbers TO STDOUT", ()),
+        ("COPY (SELECT n FROM numbers) TO STDOUT", ()),
+    ]

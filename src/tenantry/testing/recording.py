@@ -8,6 +8,7 @@ calls of the driver itself: every statement of this process and thread passes th
 from __future__ import annotations
 
 import functools
+import inspect
 import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -27,9 +28,13 @@ _TRANSACTION: Final = re.compile(
 # What the library asks a new connection about itself.
 _CATALOG: Final = re.compile(r"\bFROM\s+pg_catalog\.pg_extension\b", re.IGNORECASE)
 
-_OF_CONNECTIONS: Final = ("execute", "executemany", "fetch", "fetchmany", "fetchrow", "fetchval")
+_OF_CONNECTIONS: Final = (
+    *("execute", "executemany", "fetch", "fetchmany", "fetchrow", "fetchval", "cursor"),
+)
 _OF_PREPARED: Final = ("executemany", "fetch", "fetchmany", "fetchrow", "fetchval", "cursor")
-_COPIES: Final = ("copy_records_to_table", "copy_to_table", "copy_from_table")
+_COPIES: Final = (
+    *("copy_records_to_table", "copy_to_table", "copy_from_table", "copy_from_query"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +122,12 @@ def _noted(kind: type, names: Sequence[str], read: Read, note: Note) -> Iterator
 
 
 def _noting(name: str, method: Callable[..., Any], read: Read, note: Note) -> Callable[..., Any]:
+    signature = inspect.signature(method)
+
     @functools.wraps(method)
     def call(subject: Any, *arguments: Any, **options: Any) -> Any:
-        note(*read(subject, name, arguments))
+        given = signature.bind(subject, *arguments, **options).args[1:]  # also what has its name
+        note(*read(subject, name, given))
         return method(subject, *arguments, **options)
 
     return call
@@ -139,5 +147,7 @@ def _prepared_text(
 
 def _copy_text(subject: Any, name: str, arguments: tuple[Any, ...]) -> tuple[str, tuple[Any, ...]]:
     del subject
+    if name == "copy_from_query":
+        return f"COPY ({arguments[0]}) TO STDOUT", arguments[1:]
     direction = "TO STDOUT" if name == "copy_from_table" else "FROM STDIN"
     return f"COPY {arguments[0]} {direction}", ()
