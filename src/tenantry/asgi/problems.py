@@ -169,11 +169,16 @@ def _without_input(error: Mapping[str, Any]) -> dict[str, object]:
 
 
 def _texts(given: object) -> Iterator[str]:
-    if isinstance(given, Mapping | list | tuple):
-        for each in given.values() if isinstance(given, Mapping) else given:
-            yield from _texts(each)
-    elif given is not None and (text := str(given)):
-        yield text
+    # No recursion: how deep a body is, strangers choose.
+    ahead = [given]
+    while ahead:
+        each = ahead.pop()
+        if isinstance(each, Mapping):
+            ahead.extend(each.values())
+        elif isinstance(each, list | tuple):
+            ahead.extend(each)
+        elif each is not None and (text := str(each)):
+            yield text
 
 
 def _of_ours(error: errors.TenantryError) -> Problem:
