@@ -6,8 +6,8 @@ import asyncio
 import shutil
 import ssl
 import subprocess
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +15,6 @@ from typing import Any, cast
 
 import httpx
 import pytest
-import uvicorn
 from fastapi import FastAPI
 from sqlalchemy import Table
 from starlette.datastructures import Headers
@@ -35,6 +34,7 @@ from tenantry.schema.row_security import APP_ROLE
 from tests.conftest import Server, Urls
 from tests.example.browser import Browser, Page, find_chromium, running_browser
 from tests.places import scratch
+from tests.serving import serving
 
 # Other tests walk through all tables that are declared, and their databases have tenantry's alone.
 TABLE = cast("Table", SavedReply.__table__)
@@ -141,33 +141,6 @@ class Recorded:
             await send(message)
 
         return await self.app(scope, receive, noting)
-
-
-class _Server(uvicorn.Server):
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield  # they are pytest's
-
-
-@asynccontextmanager
-async def serving(app: ASGIApp, *, certificate: Path | None = None) -> AsyncIterator[int]:
-    """Serves an application with uvicorn, on a port that the system chooses."""
-    pem: dict[str, Any] = {}
-    if certificate is not None:
-        pem = {"ssl_certfile": certificate, "ssl_keyfile": certificate}
-    config = uvicorn.Config(
-        app, port=0, log_level="critical", ws="none", timeout_graceful_shutdown=5, **pem
-    )
-    server = _Server(config)
-    running = asyncio.create_task(server.serve())
-    while not server.started:
-        assert not running.done(), running.result()
-        await asyncio.sleep(0.01)
-    try:
-        yield server.servers[0].sockets[0].getsockname()[1]
-    finally:
-        server.should_exit = True
-        await running
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,8 @@ import pytest
 from support_desk.demo import PASSWORD
 from tests.conftest import Urls, open_connection
 from tests.example.browser import Browser, Page
-from tests.example.conftest import Site, desk_app, serving
+from tests.example.conftest import Site, desk_app
+from tests.serving import serving
 
 SESSION, DEVICE = "__Host-session", "__Host-session-device"
 

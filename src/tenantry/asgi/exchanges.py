@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from contextlib import suppress
 from ipaddress import ip_address
 from time import perf_counter
 from typing import Any, Final
@@ -37,20 +38,27 @@ class _BodyTooLongError(Exception):
     """Goes through the application, to where the answer is given."""
 
 
+class _ClientGoneError(OSError):
+    """What a server has raised because nobody is there to be sent anything."""
+
+
 class Exchanges:
     """The middleware around an application.
 
     It refuses what comes from other sites, and bodies that are too long; gives each request an id
-    and a record in the log; and answers where the application fails.
+    and a record in the log; and answers where the application fails. That a client has gone away
+    is no failure: nothing is answered then.
 
     Args:
         app: The application.
         door: Its door.
+        left: The errors with which its framework tells it that the client has gone away.
     """
 
-    def __init__(self, app: App, door: Door) -> None:
+    def __init__(self, app: App, door: Door, left: tuple[type[Exception], ...] = ()) -> None:
         self._app = app
         self._door = door
+        self._left: tuple[type[Exception], ...] = (*left, _ClientGoneError)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -67,13 +75,18 @@ class Exchanges:
                     raise _BodyTooLongError  # where a framework has made something else of it
                 exchange.status = message["status"]
                 message["headers"] = exchange.marked(message.get("headers", ()))
-            await send(message)
+            try:
+                await send(message)
+            except OSError as error:
+                raise _ClientGoneError from error
 
         try:
             await self._serve(scope, exchange, receive, send_marked)
         except _BodyTooLongError:
             exchange.is_too_long = False
             await _answer(scope, exchange, Problem(413), send_marked)
+        except self._left:
+            _log.debug("the client has gone away, request %s", exchange.request_id)
         except Exception as error:
             await _answer(scope, exchange, Problem(500), send_marked, cause=error)
             raise  # for the server, which logs where it came from
@@ -100,12 +113,13 @@ async def _answer(
     cause: Exception | None = None,
 ) -> None:
     status, headers, body = answer(scope, problem, cause=cause)
-    if scope["type"] == "websocket":
-        await send({"type": "websocket.close", "code": 1008})
-    elif exchange.status is None:
-        raw = [(name.encode(), value.encode()) for name, value in headers.items()]
-        await send({"type": "http.response.start", "status": status, "headers": raw})
-        await send({"type": "http.response.body", "body": body})
+    with suppress(_ClientGoneError):  # what went wrong first is what to tell the server
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+        elif exchange.status is None:
+            raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+            await send({"type": "http.response.start", "status": status, "headers": raw})
+            await send({"type": "http.response.body", "body": body})
 
 
 def _refusal(scope: Scope, exchange: Exchange) -> Problem | None:

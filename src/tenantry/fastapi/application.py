@@ -9,9 +9,9 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.requests import HTTPConnection
+from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.responses import Response
-from starlette.websockets import WebSocket
+from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from tenantry.asgi import Door, DoorSettings, Exchanges, Problem, answer, problem_of
 from tenantry.asgi.openapi import document
@@ -53,7 +53,7 @@ def install(app: FastAPI, settings: DoorSettings | None = None) -> None:
     """
     settings = settings or DoorSettings()
     app.state.tenantry = door = Door(settings)
-    app.add_middleware(Exchanges, door=door)
+    app.add_middleware(Exchanges, door=door, left=(ClientDisconnect, WebSocketDisconnect))
     for error in (HTTPException, RequestValidationError, *ERRORS):
         app.add_exception_handler(error, _answer)
     routes = Routes()
