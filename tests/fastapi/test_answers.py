@@ -272,6 +272,44 @@ async def test_a_commit_that_fails_is_no_success(site: Site, admin: asyncpg.Conn
     assert (await client.get("/api/widgets")).json() == []
 
 
+async def test_constraints_are_told_apart(site: Site, admin: asyncpg.Connection) -> None:
+    """What can never be stored is 422; what is in the way of what is there, 409; none is quoted."""
+    await admin.execute("""
+        ALTER TABLE widgets ADD CHECK (name <> 'checked');
+        ALTER TABLE widgets ADD EXCLUDE USING btree (name WITH =) WHERE (name = 'excluded');
+        CREATE UNIQUE INDEX ON widgets (tenant_id, name) WHERE name = 'unique';
+        ALTER TABLE widgets ADD COLUMN needed text DEFAULT '';
+        CREATE INDEX ON widgets (needed);
+        ALTER TABLE widgets ADD COLUMN parent uuid REFERENCES tenants;
+        CREATE FUNCTION spoil() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF NEW.name = 'needless' THEN NEW.needed = NULL; END IF;
+            IF NEW.name = 'large' THEN
+                NEW.needed = (SELECT string_agg(md5(i::text), '') FROM generate_series(1, 999) i);
+            END IF;
+            IF NEW.name = 'orphan' THEN NEW.parent = gen_random_uuid(); END IF;
+            RETURN NEW;
+        END $$;
+        CREATE TRIGGER spoil BEFORE INSERT ON widgets FOR EACH ROW EXECUTE FUNCTION spoil();
+        ALTER TABLE widgets ALTER COLUMN needed SET NOT NULL;
+    """)
+    client = await site.signed_in()
+    for name, status, detail in (
+        ("checked", 422, "A value cannot be used."),
+        ("needless", 422, "A value is missing."),
+        ("large", 422, "A value is too long, or too complex."),
+        ("unique", 409, "It exists already, or is in use."),
+        ("excluded", 409, "It exists already, or is in use."),
+        ("orphan", 409, "What it refers to is not there, or it is itself in use."),
+    ):
+        if detail.startswith("It exists"):
+            first = await client.post("/api/widgets", json={"name": name})
+            assert first.status_code == 201, first.text
+        response = await client.post("/api/widgets", json={"name": name})
+        assert (response.status_code, response.json()["detail"]) == (status, detail), name
+        assert response.headers["content-type"] == "application/problem+json"
+        assert name not in response.text
+
+
 @pytest.mark.parametrize("is_cut", [True, False], ids=["lost", "hanging"])
 async def test_an_unreachable_database_signs_nobody_out(
     urls: Urls, tenants: TenantPair, is_cut: bool

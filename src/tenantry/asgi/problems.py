@@ -52,9 +52,20 @@ STATUSES: Final[Mapping[type[errors.TenantryError], int]] = {
 ERRORS: Final = (errors.TenantryError, DBAPIError, NoResultFound, PoolTimeoutError)
 """What `problem_of` knows."""
 
-# By the class of a SQLSTATE: values that cannot be stored, constraints, deadlocks, and a server
-# that cannot now.
-_SQLSTATES: Final = {"22": 422, "23": 409, "40": 503, "53": 503, "55": 503, "57": 503}
+# By a SQLSTATE or its class: values that cannot be stored, constraints, deadlocks, limits, and a
+# server that cannot now.
+_SQLSTATES: Final[Mapping[str, tuple[int, str | None]]] = {
+    "22": (422, None),
+    "23": (409, None),
+    "23502": (422, "A value is missing."),
+    "23503": (409, "What it refers to is not there, or it is itself in use."),
+    "23514": (422, None),
+    "40": (503, None),
+    "53": (503, None),
+    "54": (422, "A value is too long, or too complex."),
+    "55": (503, None),
+    "57": (503, None),
+}
 
 # What our messages say of these is for operators. A 404 says the same of another tenant's row as of
 # one that never was.
@@ -134,8 +145,9 @@ def problem_of(error: Exception) -> Problem | None:
         return Problem(404)
     if isinstance(error, PoolTimeoutError):
         return Problem(503)
-    status = _SQLSTATES.get(str(getattr(getattr(error, "orig", None), "sqlstate", None))[:2])
-    return None if status is None else Problem(status)
+    state = str(getattr(getattr(error, "orig", None), "sqlstate", None))
+    known = _SQLSTATES.get(state) or _SQLSTATES.get(state[:2])
+    return None if known is None else Problem(known[0], detail=known[1])
 
 
 def refused(status: int, detail: object, *, headers: Mapping[str, str] | None) -> Problem:
