@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from http.cookies import SimpleCookie
@@ -16,7 +17,7 @@ import pytest
 
 from tenantry.auth.profiles import TESTING
 from tenantry.errors import ConfigurationError
-from tenantry.fastapi import DoorSettings
+from tenantry.fastapi import DoorSettings, host_or_body, require_role
 from tests.conftest import TenantPair, Urls
 from tests.fastapi.conftest import EMAIL, PASSWORD, Site, eventually, make_app, running, sign_in
 
@@ -175,6 +176,40 @@ async def test_the_host_names_the_tenant(urls: Urls, tenants: TenantPair) -> Non
             statuses[host] = (await sign_in(client, tenant="acme")).status_code
         assert statuses.pop("acme.example.com") == 200
         assert set(statuses.values()) == {401}
+
+
+@pytest.mark.parametrize("prefix", ["", "/", "auth", "/auth/", "//auth", "/{org}/auth", "/a b"])
+def test_a_prefix_that_leads_nowhere_is_refused(prefix: str) -> None:
+    """At once, and with an example of what is required."""
+    with pytest.raises(ConfigurationError, match=f"{re.escape(repr(prefix))}.* /auth is required"):
+        DoorSettings(prefix=prefix)
+
+
+@pytest.mark.parametrize(
+    "domain", ["", ".example.com", "example.com.", "example.com:443", "https://example.com", "a b"]
+)
+def test_a_base_domain_that_no_host_is_below_is_refused(domain: str) -> None:
+    """Nobody could sign in, and nothing would say why."""
+    told = f"{re.escape(repr(domain))}.* example.com is required"
+    with pytest.raises(ConfigurationError, match=told):
+        DoorSettings(base_domain=domain)
+    with pytest.raises(ConfigurationError, match=told):
+        host_or_body(domain)
+
+
+def test_settings_of_other_shapes_stay_possible() -> None:
+    """Prefixes of several parts, and domains in capitals or of one label."""
+    for prefix in ("/auth", "/api/v1/sign_in", "/a-b/~c.d"):
+        assert DoorSettings(prefix=prefix).prefix == prefix
+    for domain in ("example.com", "Desk.Example.COM", "localhost", "xn--bcher-kva.example", None):
+        assert DoorSettings(base_domain=domain).base_domain == domain
+
+
+def test_a_role_that_there_is_not_is_refused() -> None:
+    """Where it is written, with the names of those that there are."""
+    for role in ("x", "Owner", "", None):
+        with pytest.raises(ConfigurationError, match=r"member, admin or owner is required"):
+            require_role(role)  # type: ignore[arg-type]
 
 
 async def test_anybody_may_sign_up_and_nobody_learns_who_has(

@@ -9,7 +9,7 @@ from typing import Any, Final
 from tenantry.asgi.door import Door
 from tenantry.asgi.problems import MEDIA_TYPE, Problem
 
-__all__ = ["SCHEME", "document", "reference"]
+__all__ = ["SCHEME", "document", "reference", "references"]
 
 SCHEME: Final = "tenantry:"
 """How the names of schemes begin that stand for kinds of credentials, as ``tenantry:api_key``."""
@@ -112,6 +112,11 @@ def _document_operation(operation: dict[str, Any], *, is_unsafe: bool) -> None:
 def reference(status: int) -> dict[str, Any]:
     """Return what stands for the answer with a problem of this status."""
     return {"$ref": f"#/components/responses/Problem{status}"}
+
+
+def references(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return what stands for the answers of each of these statuses."""
+    return {status: reference(status) for status in statuses}
 
 
 def _response(status: int) -> dict[str, Any]:

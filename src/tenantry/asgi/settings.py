@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from tenantry.auth import STANDARD, Mail, Profile
@@ -19,6 +20,9 @@ Resolver = Callable[[Any, str | None], Awaitable[UUID | str | None]]
 """Names the tenant that somebody signs in to, from the framework's request and the tenant named in
 the body: by id or slug; None for no tenant."""
 
+_PREFIX: Final = re.compile(r"(/[A-Za-z0-9._~-]+)+")
+_DOMAIN: Final = re.compile(r"[a-z0-9-]+(\.[a-z0-9-]+)*", re.IGNORECASE)
+
 
 def host_or_body(base_domain: str) -> Resolver:
     """Return a resolver by the host, and on hosts that are no tenant's by the body.
@@ -26,7 +30,11 @@ def host_or_body(base_domain: str) -> Resolver:
     Args:
         base_domain: With ``example.com``, the host ``acme.example.com`` is the tenant ``acme``'s,
             whatever the body says.
+
+    Raises:
+        ConfigurationError: ``base_domain`` is no domain.
     """
+    _check_domain(base_domain)
 
     async def resolve(request: Any, named: str | None) -> str | None:
         return slug_of_host(request.headers.get("host", ""), base_domain=base_domain) or named
@@ -67,11 +75,11 @@ class DoorSettings:
             details: ``status``, ``title``, ``detail``, the request's id as ``instance``, and of
             forms the ``errors``. Where it fails, and with None, they are told in JSON, as programs
             are.
-        prefix: Where the routes of signing in are.
+        prefix: Where the routes of signing in are, as ``/auth``.
         max_body_bytes: Longer bodies are refused.
 
     Raises:
-        ConfigurationError: ``sign_up`` without ``send``.
+        ConfigurationError: ``sign_up`` without ``send``, or a prefix or domain that is none.
     """
 
     database: Settings | None = None
@@ -92,3 +100,18 @@ class DoorSettings:
     def __post_init__(self) -> None:
         if self.sign_up and self.send is None:
             raise ConfigurationError("sign_up needs a way to send mail. Give send as well.")
+        if not _PREFIX.fullmatch(self.prefix):
+            raise ConfigurationError(
+                f"The prefix of the routes of signing in is {self.prefix!r}; a path such as /auth "
+                "is required, without a slash at its end and without parameters."
+            )
+        if self.base_domain is not None:
+            _check_domain(self.base_domain)
+
+
+def _check_domain(domain: str) -> None:
+    if not _DOMAIN.fullmatch(domain):
+        raise ConfigurationError(
+            f"The base domain is {domain!r}; a name such as example.com is required, without a dot "
+            "at either end, scheme, port and path."
+        )

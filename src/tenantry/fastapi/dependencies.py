@@ -2,7 +2,7 @@
 
 # No `from __future__ import annotations`: FastAPI cannot resolve those of a callable object.
 from collections.abc import AsyncIterator
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 from fastapi import Depends, HTTPException
 from fastapi.openapi.models import HTTPBearer
@@ -12,6 +12,7 @@ from starlette.requests import HTTPConnection
 
 from tenantry.asgi import Door, Exchange
 from tenantry.asgi.openapi import SCHEME
+from tenantry.asgi.roles import rank_of
 from tenantry.auth import Principal
 from tenantry.errors import AuthenticationError, ConfigurationError
 from tenantry.schema.users import UserRole
@@ -26,8 +27,6 @@ __all__ = [
     "TenantTx",
     "require_role",
 ]
-
-_RANKS: Final[dict[UserRole | None, int]] = {None: 0, "member": 1, "admin": 2, "owner": 3}
 
 
 class _Scheme(SecurityBase):
@@ -104,11 +103,14 @@ def require_role(role: UserRole) -> Any:
 
     In ``Annotated[Principal, require_role("admin")]``, or in ``dependencies=[…]``, also within
     ``Depends(…)``. Owners are above admins, and admins above members.
+
+    Raises:
+        ConfigurationError: There is no such role.
     """
-    least = _RANKS[role]
+    least = rank_of(role)
 
     async def check(principal: SessionPrincipal) -> Principal:
-        if _RANKS[principal.role] < least:
+        if principal.role is None or rank_of(principal.role) < least:
             raise HTTPException(403, f"This needs the role {role}.")
         return principal
 

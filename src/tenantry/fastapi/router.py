@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, HTTPException, Request
 from starlette.routing import Match
 
 from tenantry.asgi import Exchange, Scope, bodies, path_of
-from tenantry.asgi.openapi import reference
+from tenantry.asgi.openapi import references
 from tenantry.auth import Principal, SessionInfo
 from tenantry.errors import TenantUnknownError
 from tenantry.fastapi.dependencies import CurrentDoor, SessionPrincipal
@@ -50,10 +50,6 @@ async def _visit(request: Request) -> _Visit:
 Visit = Annotated[_Visit, Depends(_visit)]
 
 
-def _problems(*statuses: int) -> Any:
-    return {status: reference(status) for status in statuses}
-
-
 def _user(principal: Principal) -> tuple[UUID, UUID]:
     assert principal.user_id is not None  # noqa: S101 - a session is a user's
     return principal.tenant_id, principal.user_id
@@ -63,7 +59,7 @@ signing_in, mailing, sign_up = (APIRouter(tags=["sign-in"]) for _ in range(3))
 health: Final = APIRouter(tags=["health"])
 
 
-@signing_in.post("/sign-in", responses=_problems(401, 429))
+@signing_in.post("/sign-in", responses=references(401, 429))
 async def sign_in(body: bodies.SignIn, visit: Visit) -> bodies.NewSession:
     """Sign in, on a new session; the one that the browser had before ends."""
     signed_in = await visit.door.sign_in(
@@ -109,7 +105,7 @@ async def revoke(session_id: str, principal: SessionPrincipal, visit: Visit) -> 
     visit.exchange.drops_cookie = session_id == principal.session_id
 
 
-@signing_in.post("/password", status_code=204, responses=_problems(429))
+@signing_in.post("/password", status_code=204, responses=references(429))
 async def change_password(
     body: bodies.PasswordChange, principal: SessionPrincipal, visit: Visit
 ) -> None:
@@ -123,7 +119,7 @@ async def change_password(
     )
 
 
-@mailing.post("/password-reset", status_code=202, responses=_problems(429))
+@mailing.post("/password-reset", status_code=202, responses=references(429))
 async def request_password_reset(body: bodies.Account, visit: Visit) -> None:
     """Have a token mailed, if there is such an account; the answer does not tell."""
     with suppress(TenantUnknownError):
@@ -131,25 +127,25 @@ async def request_password_reset(body: bodies.Account, visit: Visit) -> None:
         await visit.auth.request_password_reset(tenant, body.email, address=visit.address)
 
 
-@mailing.post("/password-reset/redeem", status_code=204, responses=_problems(401))
+@mailing.post("/password-reset/redeem", status_code=204, responses=references(401))
 async def reset_password(body: bodies.PasswordReset, visit: Visit) -> None:
     """Choose a new password with a mailed token; all the user's sessions end."""
     await visit.auth.reset_password(body.token.get_secret_value(), body.new.get_secret_value())
 
 
-@mailing.post("/email-verification", status_code=202, responses=_problems(429))
+@mailing.post("/email-verification", status_code=202, responses=references(429))
 async def request_email_verification(principal: SessionPrincipal, visit: Visit) -> None:
     """Have a token mailed that shows that the address is the user's."""
     await visit.auth.request_email_verification(*_user(principal))
 
 
-@mailing.post("/email-verification/redeem", status_code=204, responses=_problems(401))
+@mailing.post("/email-verification/redeem", status_code=204, responses=references(401))
 async def verify_email(body: bodies.EmailProof, visit: Visit) -> None:
     """Show with a mailed token that the address is the user's."""
     await visit.auth.verify_email(body.token.get_secret_value())
 
 
-@sign_up.post("/sign-up", status_code=202, responses=_problems(429))
+@sign_up.post("/sign-up", status_code=202, responses=references(429))
 async def become_member(body: bodies.SignUp, visit: Visit) -> None:
     """Become a member, and choose the password with a mailed token; no answer tells who is one."""
     with suppress(TenantUnknownError):

@@ -1,0 +1,23 @@
+"""Which role stands above which."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tenantry.errors import ConfigurationError
+from tenantry.schema.users import UserRole
+
+__all__ = ["rank_of"]
+
+_RANKS: Final[dict[UserRole, int]] = {"member": 1, "admin": 2, "owner": 3}
+
+
+def rank_of(role: UserRole) -> int:
+    """Return a number that is higher for a role with more rights.
+
+    Raises:
+        ConfigurationError: There is no such role.
+    """
+    if role not in _RANKS:
+        raise ConfigurationError(f"The role is {role!r}; member, admin or owner is required.")
+    return _RANKS[role]
