@@ -12,6 +12,7 @@ import pytest
 from tenantry import Database, Settings
 from tenantry.auth.tenants import TenantFinder
 from tenantry.errors import SchemaMissingError
+from tenantry.ops.tenants import find_tenant
 from tests.conftest import Server, TenantPair, Urls
 from tests.pgbouncer import pgbouncer
 
@@ -64,3 +65,27 @@ async def test_what_is_no_slug_is_not_asked_for(
         assert await finder.find(text) is None
     unknown = uuid4()
     assert await finder.find(str(unknown)) == unknown
+
+
+async def test_a_slug_of_hexadecimal_digits_is_a_slug(
+    finder: TenantFinder, tenants: TenantPair, admin: asyncpg.Connection
+) -> None:
+    """An id is one with dashes alone: 32 digits without are a slug like any other."""
+    digits = tenants.b.id.hex
+    assert await finder.find(digits) is None
+    await admin.execute("UPDATE tenants SET slug = $1 WHERE id = $2", digits, tenants.a.id)
+    assert await finder.find(digits) == tenants.a.id
+    dashed = str(tenants.b.id)
+    assert await finder.find(dashed) == tenants.b.id
+    for odd in (f"{dashed[:-1]}-{dashed[-1]}", f"{digits[:4]}-{digits[4:]}"):
+        assert await finder.find(odd) is None
+
+
+async def test_commands_tell_ids_from_slugs_alike(
+    db: Database, tenants: TenantPair, admin: asyncpg.Connection
+) -> None:
+    """With dashes, in any case, it is an id."""
+    digits = tenants.b.id.hex
+    await admin.execute("UPDATE tenants SET slug = $1 WHERE id = $2", digits, tenants.a.id)
+    assert (await find_tenant(db, digits)).id == tenants.a.id
+    assert (await find_tenant(db, str(tenants.b.id).upper())).id == tenants.b.id

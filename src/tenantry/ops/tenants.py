@@ -13,7 +13,7 @@ from sqlalchemy.exc import IntegrityError
 from tenantry.database import Database
 from tenantry.errors import ConflictError, InvalidValueError, TenantUnknownError
 from tenantry.schema import Tenant
-from tenantry.schema.tenants import SLUG_PATTERN
+from tenantry.schema.tenants import ID_PATTERN, SLUG_PATTERN
 
 __all__ = ["create_tenant", "find_tenant", "list_tenants", "slug_from"]
 
@@ -72,7 +72,7 @@ async def list_tenants(db: Database) -> Sequence[Tenant]:
 
 
 async def find_tenant(db: Database, slug: str) -> Tenant:
-    """Return the tenant with this slug, or with this id.
+    """Return the tenant with this slug, or with this id, which has its dashes.
 
     Raises:
         TenantUnknownError: There is none.
@@ -87,7 +87,6 @@ async def find_tenant(db: Database, slug: str) -> Tenant:
 
 
 def _named(slug: str) -> ColumnElement[bool]:
-    try:
+    if re.fullmatch(ID_PATTERN.strip("^$"), slug, re.IGNORECASE):
         return Tenant.id == UUID(slug)
-    except ValueError:
-        return Tenant.slug == slug
+    return Tenant.slug == slug

@@ -13,10 +13,12 @@ from tenantry.schema.base import Base, uuid7
 from tenantry.schema.row_security import APP_ROLE, AUTH_ROLE, Grant, tenant_row_security
 from tenantry.schema.types import BoundedText, JsonModel, TypedJson, UtcDateTime
 
-__all__ = ["SLUG_PATTERN", "Tenant", "TenantSettings"]
+__all__ = ["ID_PATTERN", "SLUG_PATTERN", "Tenant", "TenantSettings"]
 
 SLUG_PATTERN: Final = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
 """A slug is a DNS label, so that it can be a host name: ``acme.example.com``."""
+ID_PATTERN: Final = "^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
+"""What is an id where ids and slugs are taken. Without the dashes it is a slug."""
 
 
 class TenantSettings(JsonModel):
