@@ -366,6 +366,27 @@ async def test_the_documentation_is_complete(site: Site) -> None:
                 assert status < "400" or response["$ref"].endswith(f"Problem{status}")
 
 
+async def test_what_is_refused_before_the_route_is_documented(
+    urls: Urls, tenants: TenantPair
+) -> None:
+    """A body that is too long, with any method; and in development what is not of this machine."""
+    for insecure in (False, True):
+        async with running(urls, insecure_http=insecure) as site:
+            paths = site.app.openapi()["paths"]
+            near, far = site.client(base="http://localhost"), site.client(base="http://x.example")
+            for path in ("/healthz", "/api/owners", "/auth/session"):
+                documented = set(paths[path]["get"]["responses"])
+                too_long = {"Content-Length": str(10**9)}
+                answers = [
+                    await near.request("GET", path, headers=too_long, content=b"x"),
+                    await far.get(path),
+                ]
+                assert answers[0].status_code == 413
+                assert (answers[1].status_code == 403) is insecure
+                assert {str(each.status_code) for each in answers} <= documented, (path, insecure)
+            assert ("403" in paths["/healthz"]["get"]["responses"]) is insecure
+
+
 PROGRAM = """
 import asyncio
 import uvicorn

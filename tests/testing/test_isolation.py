@@ -9,13 +9,21 @@ from uuid import UUID
 import pytest
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.staticfiles import StaticFiles
+from sqlalchemy import select
 
 from tenantry import Database
 from tenantry.asgi.bodies import SignIn
 from tenantry.auth import Auth
 from tenantry.auth.profiles import TESTING
 from tenantry.errors import ConfigurationError
-from tenantry.fastapi import CurrentDoor, DoorSettings, TenantTx, install, lifespan
+from tenantry.fastapi import (
+    CurrentDoor,
+    CurrentPrincipal,
+    DoorSettings,
+    TenantTx,
+    install,
+    lifespan,
+)
 from tenantry.schema import Widget
 from tenantry.testing import IsolationError, IsolationReport, Workbench, assert_isolated
 from tenantry.testing.answers import Answer
@@ -65,6 +73,24 @@ async def test_the_door_and_a_sign_in_of_ones_own_pass(bench: Workbench) -> None
     report = await failing_only_to_try(app, bench, skipped)
     assert [each.subject for each in report.unexercised] == ["POST /enter"]
     assert (report.operations, report.leaks) == (2, ())
+
+
+async def test_routes_of_ones_own_below_the_doors_prefix_are_tried(bench: Workbench) -> None:
+    """Also where they have its tags: a leak in them is found."""
+    app = FastAPI(lifespan=lifespan)
+    install(app, DoorSettings(database=bench.db.settings, profile=TESTING))
+
+    @app.get("/auth/widgets/{widget_id}", tags=["sign-in"])
+    async def widget(widget_id: UUID, who: CurrentPrincipal, door: CurrentDoor) -> str:
+        async with bench.db.operator(reason="a leak") as tx:
+            named = select(Widget.name).where(Widget.id == widget_id)
+            return (await tx.scalars(named)).one()
+
+    with pytest.raises(IsolationError) as raised:
+        await assert_isolated(app, bench=bench)
+    report = raised.value.report
+    assert report.operations == 1
+    assert {each.operation for each in report.leaks} == {"GET /auth/widgets/{widget_id}"}
 
 
 async def failing_only_to_try(app: FastAPI, bench: Workbench, examples: Any) -> IsolationReport:

@@ -9,16 +9,18 @@ from typing import Any, Final
 from tenantry.asgi.door import Door
 from tenantry.asgi.problems import MEDIA_TYPE, Problem
 
-__all__ = ["SCHEME", "document", "reference", "references"]
+__all__ = ["OWN", "SCHEME", "document", "reference", "references"]
 
 SCHEME: Final = "tenantry:"
 """How the names of schemes begin that stand for kinds of credentials, as ``tenantry:api_key``."""
 
+OWN: Final = {"x-tenantry-door": True}
+"""What a door's own routes add to their operations. `tenantry.testing` leaves these out."""
+
 _METHODS: Final = frozenset({"get", "put", "post", "delete", "options", "head", "patch", "trace"})
-_OWN_TAGS: Final = frozenset({"sign-in", "health"})
-_HEALTH: Final = frozenset({"/healthz", "/readyz"})
-_EVERY: Final = (500, 503)
-_UNSAFE: Final = (400, 403, 413, 422)
+_SAFE: Final = frozenset({"get", "head", "options", "trace"})
+_EVERY: Final = (413, 500, 503)
+_UNSAFE: Final = (400, 403, 422)
 _WITH_CREDENTIAL: Final = (401, 403, 404, 409, 422)
 _ERRORS: Final = (*_EVERY, *_UNSAFE, *_WITH_CREDENTIAL, 429)
 _HEADERS: Final = {401: "WWW-Authenticate", 429: "Retry-After", 503: "Retry-After"}
@@ -74,18 +76,16 @@ def document(spec: dict[str, Any], door: Door) -> dict[str, Any]:
         },
         **_security_schemes(door),
     }
-    for path, item in spec.get("paths", {}).items():
+    # In development, whoever is not on the same machine is refused, whatever is asked for.
+    refusals = _EVERY if door.secure else (403, *_EVERY)
+    for item in spec.get("paths", {}).values():
         for method in _METHODS & item.keys():
-            _document_operation(item[method], is_unsafe=method not in {"get", "head", "options"})
-            if _OWN_TAGS.intersection(item[method].get("tags", ())) and (
-                path in _HEALTH or path.startswith(f"{door.settings.prefix}/")
-            ):
-                item[method]["x-tenantry-door"] = True
+            unsafe = () if method in _SAFE else _UNSAFE
+            _document_operation(item[method], {*refusals, *unsafe})
     return spec
 
 
-def _document_operation(operation: dict[str, Any], *, is_unsafe: bool) -> None:
-    statuses = {*_EVERY, *(_UNSAFE if is_unsafe else ())}
+def _document_operation(operation: dict[str, Any], statuses: set[int]) -> None:
     security, needed = [], list(operation.get("security", ()))
     for requirement in needed:
         kinds = next((name for name in requirement if name.startswith(SCHEME)), None)

@@ -11,8 +11,8 @@ from fastapi.security.base import SecurityBase
 from starlette.requests import HTTPConnection
 
 from tenantry.asgi import Door, Exchange
+from tenantry.asgi.callers import rank_of
 from tenantry.asgi.openapi import SCHEME
-from tenantry.asgi.roles import rank_of
 from tenantry.auth import Principal
 from tenantry.errors import AuthenticationError, ConfigurationError
 from tenantry.schema.users import UserRole

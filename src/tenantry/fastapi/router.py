@@ -10,8 +10,9 @@ from fastapi import APIRouter, Depends, HTTPException, Request
 from starlette.routing import Match
 
 from tenantry.asgi import Exchange, Scope, bodies, path_of
-from tenantry.asgi.openapi import references
-from tenantry.auth import Principal, SessionInfo
+from tenantry.asgi.callers import user_of
+from tenantry.asgi.openapi import OWN, references
+from tenantry.auth import SessionInfo
 from tenantry.errors import TenantUnknownError
 from tenantry.fastapi.dependencies import CurrentDoor, SessionPrincipal
 
@@ -50,11 +51,6 @@ async def _visit(request: Request) -> _Visit:
 Visit = Annotated[_Visit, Depends(_visit)]
 
 
-def _user(principal: Principal) -> tuple[UUID, UUID]:
-    assert principal.user_id is not None  # noqa: S101 - a session is a user's
-    return principal.tenant_id, principal.user_id
-
-
 signing_in, mailing, sign_up = (APIRouter(tags=["sign-in"]) for _ in range(3))
 health: Final = APIRouter(tags=["health"])
 
@@ -82,25 +78,25 @@ async def sign_out(visit: Visit) -> None:
 @signing_in.get("/session")
 async def session(principal: SessionPrincipal, visit: Visit) -> bodies.Session:
     """Say who is signed in."""
-    return bodies.Session.of(await visit.auth.user(*_user(principal)), principal)
+    return bodies.Session.of(await visit.auth.user(*user_of(principal)), principal)
 
 
 @signing_in.get("/sessions")
 async def sessions(principal: SessionPrincipal, visit: Visit) -> list[SessionInfo]:
     """List the devices on which the user is signed in, the newest first."""
-    return await visit.auth.sessions(*_user(principal))
+    return await visit.auth.sessions(*user_of(principal))
 
 
 @signing_in.delete("/sessions", status_code=204)
 async def revoke_others(principal: SessionPrincipal, visit: Visit) -> None:
     """Sign out everywhere else."""
-    await visit.auth.revoke_all(*_user(principal), except_session=principal.session_id)
+    await visit.auth.revoke_all(*user_of(principal), except_session=principal.session_id)
 
 
 @signing_in.delete("/sessions/{session_id}", status_code=204)
 async def revoke(session_id: str, principal: SessionPrincipal, visit: Visit) -> None:
     """Sign out there."""
-    if not await visit.auth.revoke(*_user(principal), session_id):
+    if not await visit.auth.revoke(*user_of(principal), session_id):
         raise HTTPException(404, "You have no such session.")
     visit.exchange.drops_cookie = session_id == principal.session_id
 
@@ -111,7 +107,7 @@ async def change_password(
 ) -> None:
     """Change the password; the user's other sessions end."""
     await visit.auth.change_password(
-        *_user(principal),
+        *user_of(principal),
         body.current.get_secret_value(),
         body.new.get_secret_value(),
         keep_session=principal.session_id,
@@ -136,7 +132,7 @@ async def reset_password(body: bodies.PasswordReset, visit: Visit) -> None:
 @mailing.post("/email-verification", status_code=202, responses=references(429))
 async def request_email_verification(principal: SessionPrincipal, visit: Visit) -> None:
     """Have a token mailed that shows that the address is the user's."""
-    await visit.auth.request_email_verification(*_user(principal))
+    await visit.auth.request_email_verification(*user_of(principal))
 
 
 @mailing.post("/email-verification/redeem", status_code=204, responses=references(401))
@@ -162,3 +158,7 @@ async def is_alive() -> None:
 async def is_ready(door: CurrentDoor) -> None:
     """Say whether the database answers."""
     await door.ready()
+
+
+for route in (*signing_in.routes, *mailing.routes, *sign_up.routes, *health.routes):
+    route.openapi_extra = OWN  # type: ignore[attr-defined]
