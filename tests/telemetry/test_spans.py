@@ -154,6 +154,20 @@ async def test_a_sign_in_is_one_trace_across_the_hashing_thread(
     assert refused.status.status_code is StatusCode.UNSET
 
 
+async def test_a_sign_in_without_a_tenant_is_seen_as_refused(
+    recording: Recording, auth: Auth
+) -> None:
+    """In spans and in metrics, like a wrong password; that there is no tenant is not told."""
+    with pytest.raises(InvalidCredentialsError):
+        await auth.refuse_sign_in("sesame")
+    span = recording.span("tenantry.sign_in")
+    assert attributes(span) == {"tenantry.outcome": "refused"}
+    assert span.status.status_code is StatusCode.UNSET
+    key = (("tenantry.operation", "sign_in"), ("tenantry.outcome", "refused"))
+    assert recording.points("tenantry.operation.duration")[key][0] == 1
+    assert "sesame" not in recording.everything()
+
+
 async def test_what_is_no_tenant_id_is_not_told(recording: Recording, auth: Auth) -> None:
     """It could be anything, a password too."""
     with pytest.raises(Exception, match="tenant id is required"):

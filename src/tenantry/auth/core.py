@@ -7,7 +7,7 @@ import logging
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
-from typing import Any, Final
+from typing import Any, Final, Unpack
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, LargeBinary, bindparam, func, insert, select
@@ -23,7 +23,7 @@ from tenantry.auth.profiles import Profile
 from tenantry.database import Database
 from tenantry.errors import BusyError, ConfigurationError, UserUnknownError
 from tenantry.schema import SecurityEvent, User
-from tenantry.tenancy.observing import Operation
+from tenantry.tenancy.observing import Facts, Operation
 from tenantry.tenancy.sessions import TenantSession
 
 __all__ = ["Core", "as_user_id", "log", "same_digest", "user_info"]
@@ -74,12 +74,10 @@ class Core:
             self.hashing.close()
 
     def _observed(
-        self, operation: Operation, *, tenant_id: UUID | str
+        self, operation: Operation, **facts: Unpack[Facts]
     ) -> AbstractContextManager[object]:
         observer = self._db.observer
-        if observer is None:
-            return nullcontext()
-        return observer.begin(operation, tenant_id=tenant_id)
+        return nullcontext() if observer is None else observer.begin(operation, **facts)
 
     @asynccontextmanager
     async def _transaction(self, tenant_id: UUID | str) -> AsyncIterator[TenantSession]:

@@ -111,20 +111,21 @@ class SigningIn(DeviceSessions):
             InvalidCredentialsError: Always, unless there is too much to do.
             BusyError: Too much hashing is waiting.
         """
-        # These attempts are counted nowhere: a flood of them gets a small part of the queue, and
-        # leaves the rest to those who have a tenant.
-        if self._without_tenant >= max(1, self.hashing.max_waiting // 8):
-            raise BusyError(
-                "Too many sign-ins at once. Try again later.",
-                retry_after_seconds=1,
-            )
-        self.hashing.refuse_when_full()
-        self._without_tenant += 1
-        try:
-            await self._check(None, password)
-        finally:
-            self._without_tenant -= 1
-        raise _no_account()
+        with self._observed("sign_in"):
+            # These attempts are throttled nowhere: a flood of them gets a small part of the queue,
+            # and leaves the rest to those who have a tenant.
+            if self._without_tenant >= max(1, self.hashing.max_waiting // 8):
+                raise BusyError(
+                    "Too many sign-ins at once. Try again later.",
+                    retry_after_seconds=1,
+                )
+            self.hashing.refuse_when_full()
+            self._without_tenant += 1
+            try:
+                await self._check(None, password)
+            finally:
+                self._without_tenant -= 1
+            raise _no_account()
 
     async def _find(
         self, tenant_id: UUID | str, email: str, origin: Origin, device: Token | None
