@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -13,7 +14,7 @@ from starlette.routing import Match
 from tenantry.asgi import Door, DoorSettings, Exchange
 from tenantry.fastapi.router import Routes
 from tests.conftest import TenantPair, Urls
-from tests.fastapi.conftest import SITE, Site, running, sign_in
+from tests.fastapi.conftest import PASSWORD, SITE, Site, running, sign_in
 
 OWN = {"Origin": SITE}
 OTHER = "https://evil.example"
@@ -212,6 +213,28 @@ async def test_strangers_may_send_little(site: Site) -> None:
     assert len(response.json()["errors"]) == 20
     response = await site.client().post("/auth/sign-in", json={"x": "x" * 70_000})
     assert response.status_code == 413
+
+
+@pytest.mark.parametrize(("opened", "closed"), [("[", "]"), ('{"a":', "}")])
+async def test_deep_bodies_are_malformed_and_no_fault(
+    site: Site, opened: str, closed: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Read by the parser or too deep for it, as the body or within it: 4xx, never 500."""
+    site.raises = False
+    client, kind = await site.signed_in(), {"Content-Type": "application/json"}
+    calls = [("/auth/sign-in", depth) for depth in (10, *range(880, 960), 1_500, 10_000)]
+    calls += [("/api/widgets", depth) for depth in (10, 914, 1_500, 10_000)]
+    statuses = set()
+    for path, depth in calls:
+        nested = f"{opened * depth}0{closed * depth}"
+        for body in (nested, f'{{"email": {nested}, "name": {nested}, "password": "{PASSWORD}"}}'):
+            response = await client.post(path, content=body, headers=kind)
+            assert response.status_code in {400, 413, 422}, (depth, path, response.text)
+            assert response.headers["content-type"] == "application/problem+json"
+            assert PASSWORD not in response.text
+            statuses.add(response.status_code)
+    assert {400, 422} <= statuses
+    assert not [each for each in caplog.records if each.levelno >= logging.ERROR]
 
 
 @pytest.mark.parametrize("content_type", ["text/plain", "application/xml", "multipart/form-data"])
