@@ -62,7 +62,7 @@ async def test_every_call_of_a_connection_of_ones_own_is_recorded(
         await admin.fetchrow(query="SELECT 4")
         await admin.fetchval("SELECT 5", column=0)
         async with admin.transaction():
-            assert [row async for row in admin.cursor("SELECT $1::int", 6)] == [(6,)]
+            assert [row[0] async for row in admin.cursor("SELECT $1::int", 6)] == [6]
         prepared = await admin.prepare("SELECT $1::int + 7")
         await prepared.fetch(7)
         await admin.copy_records_to_table("numbers", records=[(8,)])
