@@ -14,8 +14,9 @@ __all__ = ["diagnose_administrator", "diagnose_application_role"]
 _BECOMES = text("""
     SELECT current_user AS name, wanted.role,
            r.oid IS NOT NULL AS is_there, pg_has_role(r.oid, 'SET') AS may
-      FROM unnest(CAST(:roles AS text[])) AS wanted (role)
+      FROM unnest(CAST(:roles AS text[])) WITH ORDINALITY AS wanted (role, place)
       LEFT JOIN pg_roles r ON r.rolname = wanted.role
+     ORDER BY wanted.place
 """)
 
 
