@@ -16,13 +16,16 @@ from typing import Any
 import asyncpg
 import httpx
 import pytest
+from pydantic import TypeAdapter
 from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError, NoResultFound
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from tenantry import errors
+from tenantry.asgi import bodies
 from tenantry.asgi.problems import STATUSES, invalid_request, status_of
 from tenantry.asgi.readiness import Readiness
+from tenantry.auth import SessionInfo
 from tenantry.errors import PasswordRefusedError, RetryLaterError, TenantryError
 from tenantry.settings import url_text
 from tests.auth.gateway import gateway
@@ -363,6 +366,40 @@ async def test_what_is_refused_before_the_route_is_documented(
                 assert (answers[1].status_code == 403) is insecure
                 assert {str(each.status_code) for each in answers} <= documented, (path, insecure)
             assert ("403" in paths["/healthz"]["get"]["responses"]) is insecure
+
+
+async def test_bodies_and_answers_have_examples_that_fit(site: Site) -> None:
+    """Every field of a body, and every answer of the door's with a body of its own."""
+    spec = site.app.openapi()
+    own = [
+        operation
+        for item in spec["paths"].values()
+        for operation in item.values()
+        if "x-tenantry-door" in operation
+    ]
+    assert len(own) >= 14
+    names, answers = set(), 0
+    for operation in own:
+        if "requestBody" in operation:
+            schema = operation["requestBody"]["content"]["application/json"]["schema"]
+            names.add(schema["$ref"].rpartition("/")[2])
+        for content in (
+            response["content"]["application/json"]
+            for status, response in operation["responses"].items()
+            if status < "300" and "content" in response
+        ):
+            if ref := content["schema"].get("$ref"):
+                name = ref.rpartition("/")[2]
+                (example,) = spec["components"]["schemas"][name]["examples"]
+                user = {"disabled_at": None, **example["user"]}  # FastAPI leaves nulls out
+                getattr(bodies, name).model_validate({**example, "user": user})
+            elif content["schema"]:
+                TypeAdapter(list[SessionInfo]).validate_python(content["example"])
+            answers += 1
+    assert answers >= 3
+    for name in names:
+        for field, schema in spec["components"]["schemas"][name]["properties"].items():
+            assert schema.get("examples") or "enum" in schema, f"{name}.{field}"
 
 
 PROGRAM = """

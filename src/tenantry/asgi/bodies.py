@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
+from tenantry.asgi.examples import NEW_SESSION, OPAQUE, SESSION
 from tenantry.auth import Principal, SignedIn, UserInfo
 from tenantry.auth.emails import canonical_email
 from tenantry.auth.users import check_name
@@ -23,7 +24,10 @@ __all__ = [
 ]
 
 Password = Annotated[SecretStr, Field(max_length=3072, examples=["seven ducks crossed a bridge"])]
-MailedToken = Annotated[SecretStr, Field(max_length=200, description="From the link in the mail.")]
+MailedToken = Annotated[
+    SecretStr,
+    Field(max_length=200, description="From the link in the mail.", examples=[OPAQUE]),
+]
 
 
 class _Body(BaseModel):
@@ -58,7 +62,7 @@ class SignIn(Account):
 
     password: Password
     transport: Literal["cookie", "bearer"] = "cookie"
-    device_token: SecretStr | None = Field(default=None, max_length=200)
+    device_token: SecretStr | None = Field(default=None, max_length=200, examples=[OPAQUE])
 
     def device(self) -> str | None:
         """Return the token of the device, where the body holds one."""
@@ -88,6 +92,8 @@ class EmailProof(_Body):
 class Session(BaseModel):
     """Who is signed in."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [SESSION]})
+
     user: UserInfo
     session_id: str
     signed_in_at: datetime
@@ -108,6 +114,8 @@ class Session(BaseModel):
 
 class NewSession(Session):
     """Who has signed in; with the tokens where the body has asked for them."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [NEW_SESSION]})
 
     token: str | None = None
     device_token: str | None = None

@@ -11,6 +11,7 @@ from starlette.routing import Match
 
 from tenantry.asgi import Exchange, Scope, bodies, path_of
 from tenantry.asgi.callers import user_of
+from tenantry.asgi.examples import DEVICES
 from tenantry.asgi.openapi import OWN, references
 from tenantry.auth import SessionInfo
 from tenantry.errors import TenantUnknownError
@@ -81,7 +82,7 @@ async def session(principal: SessionPrincipal, visit: Visit) -> bodies.Session:
     return bodies.Session.of(await visit.auth.user(*user_of(principal)), principal)
 
 
-@signing_in.get("/sessions")
+@signing_in.get("/sessions", responses={200: DEVICES})
 async def sessions(principal: SessionPrincipal, visit: Visit) -> list[SessionInfo]:
     """List the devices on which the user is signed in, the newest first."""
     return await visit.auth.sessions(*user_of(principal))
