@@ -246,7 +246,8 @@ def _translate(context: ExceptionContext) -> TenantryError | None:
 def unanswered(cause: BaseException) -> DatabaseUnavailableError:
     """Return the error for a statement whose answer did not come."""
     what = (
-        "PostgreSQL gave no answer within statement_timeout_seconds of the settings."
+        "PostgreSQL gave no answer in time. The limit is statement_timeout_seconds of the "
+        "settings, or the network's own."
         if isinstance(cause, TimeoutError)
         else f"The connection to PostgreSQL was lost ({type(cause).__name__})."
     )
