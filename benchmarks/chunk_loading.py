@@ -47,7 +47,7 @@ LEAST_OF_BARE: Final = 0.9
 MOST_GROWTH_MIB: Final = 16.0
 FEW_ROWS: Final = 10_000
 RUNS_WITHOUT_INDEX: Final = 7
-RUNS_WITH_INDEX: Final = 3
+RUNS_WITH_INDEX: Final = 5
 INDEX: Final = "knowledge_chunks_embedding_idx"
 TEXT: Final = "A passage of some length, that says what it has to say about one thing. " * 8
 TENANT: Final = UUID(int=1)

@@ -501,11 +501,12 @@ async def test_error_leaves_nothing_and_the_transaction_goes_on(
 
 
 @pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize(("rows", "batch_size"), [(40, 4), (400, 100)])
 async def test_cancelled_load_leaves_nothing(
-    db: Database, tenants: TenantPair, document: UUID, is_async: bool
+    db: Database, tenants: TenantPair, document: UUID, is_async: bool, rows: int, batch_size: int
 ) -> None:
     """Cancelled at any moment nothing stays, and the pool goes on working."""
-    many = [Chunk("x", vector(n)) for n in range(40)]
+    many = [Chunk("x", vector(n)) for n in range(rows)]
 
     async def asynchronously() -> AsyncIterator[Chunk]:
         for chunk in many:
@@ -514,7 +515,7 @@ async def test_cancelled_load_leaves_nothing(
     async def never_commit() -> None:
         async with db.tenant(tenants.a.id) as tx:
             given = asynchronously() if is_async else many
-            await load_chunks(tx, given, document_id=document, batch_size=4)
+            await load_chunks(tx, given, document_id=document, batch_size=batch_size)
             await asyncio.Event().wait()
 
     for turns in (1, 3, 10, 20, 30, 40, 60, 80):
@@ -599,6 +600,11 @@ async def test_other_refusals_are_sqlalchemys(
     assert "secret" not in str(caught.value)
 
 
+def five_megabytes_for_position_three() -> list[Chunk]:
+    """The row that has to wait is in a batch that no buffer on the way holds as a whole."""
+    return [Chunk("x" * 6000, UNIT, position=(n - 700) % 2000) for n in range(2000)]
+
+
 @pytest.mark.parametrize("times", [1, 2])
 async def test_load_that_waits_for_a_lock_can_be_cancelled(
     db: Database,
@@ -608,7 +614,8 @@ async def test_load_that_waits_for_a_lock_can_be_cancelled(
     times: int,
 ) -> None:
     """However long somebody holds a row, a cancelled load ends, and leaves nothing."""
-    task = asyncio.create_task(load(db, tenants, [Chunk("x", UNIT)] * 2000, document_id=document))
+    given = five_megabytes_for_position_three()
+    task = asyncio.create_task(load(db, tenants, given, document_id=document))
     waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'"
     while not await taking.fetchval(waiting):  # noqa: ASYNC110 - it is the server that waits
         await asyncio.sleep(0.01)
@@ -620,6 +627,21 @@ async def test_load_that_waits_for_a_lock_can_be_cancelled(
     assert await count(db) == 0
     other = [Chunk("x", position=9)]
     assert await load(db, tenants, other, document_id=document) == 1
+
+
+async def test_server_that_ends_while_rows_are_on_their_way_is_named(
+    db: Database, tenants: TenantPair, document: UUID, taking: asyncpg.Connection
+) -> None:
+    """Much has not been taken yet when the server goes away: the load ends all the same."""
+    given = five_megabytes_for_position_three()
+    task = asyncio.create_task(load(db, tenants, given, document_id=document))
+    waiting = "SELECT pid FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'"
+    while (pid := await taking.fetchval(waiting)) is None:  # noqa: ASYNC110 - the server waits
+        await asyncio.sleep(0.01)
+    await taking.execute("SELECT pg_terminate_backend($1)", pid)
+    with pytest.raises(DatabaseUnavailableError):
+        await asyncio.wait_for(task, 5)
+    assert await count(db) == 0
 
 
 async def test_rights_that_are_gone_are_named(

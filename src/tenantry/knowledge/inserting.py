@@ -1,17 +1,19 @@
 """The INSERT of bulk loading, under way while the next rows are read.
 
-Rows go in binary by a prepared INSERT of many rows. The driver's executemany() would not wait for
-an answer between statements, but when it is cancelled, or the connection ends while it sends, it
-waits for ever (asyncpg 0.32).
+Rows go in binary by a prepared INSERT of several rows, and the driver sends a batch of them without
+waiting for an answer in between. Cancelled while it sends, its executemany() waits for ever (asyncpg
+0.32). So it is not made to wait while it sends, see `_never_paused`, and not cancelled before all is
+sent.
 """
 
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, suppress
-from itertools import chain
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+from contextlib import asynccontextmanager, contextmanager, suppress
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, cast
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -36,8 +38,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Inserting", "prepared"]
 
-_ROWS_PER_INSERT: Final = 128
-"""Rows of one statement: half a megabyte of vectors, which a processor's cache can hold."""
+_ROWS_PER_INSERT: Final = 32
+"""Rows of one statement, 150 kB: a socket's buffer holds the next one while this one is run."""
+
+_SEND_BUFFER_BYTES: Final = 1 << 20
+"""Of a Unix socket. From the usual 208 kB, the server would wait for the end of every other one."""
+
+_NO_LIMIT: Final = 1 << 30
+"""Bytes; more than a batch can have, and what an int of C can hold, which uvloop makes of it."""
 
 _POSITION_KEY: Final = "knowledge_chunks_tenant_id_document_id_position_key"
 _DOCUMENT_KEY: Final = "knowledge_chunks_tenant_id_document_id_fkey"
@@ -62,11 +70,21 @@ _REST: Final = """
            unnest($7::pg_catalog.text[])
 """
 
+# glibc gives memory back to the system as soon as 128 kB at the heap's end are free, and an insert
+# into a vector index takes and frees more for each row: 150 pages that the system clears each time.
+# A process that has once freed a block of 2 MB keeps up to 4 MB.
+_KEEP_MEMORY: Final = """
+    SELECT pg_catalog.length(pg_catalog.repeat(pg_catalog.repeat(' ', 1000), 2000))
+"""
+
 _KEPT: Final = "_tenantry_knowledge_inserts"
 """Under this name, the driver's connection keeps what is prepared on it."""
 
 _COLUMNS: Final = 6
 """Parameters of a row; the tenant is one for all rows."""
+
+_Values: TypeAlias = Sequence[Any]
+"""Of one statement's parameters."""
 
 
 class Inserting:
@@ -85,18 +103,12 @@ class Inserting:
         self._inserts = inserts
         self._on_batch = on_batch
         self._running: asyncio.Task[None] | None = None
+        self._is_sent = asyncio.Event()
         self._batch = Batch(0)
 
     async def start(self, batch: Batch) -> None:
         """Insert ``batch`` once the one before is in; go on meanwhile."""
         # Made ready while the database has the one before: between two it has nothing to do.
-        statements = [*self._statements(batch)]
-        await self.finish()
-        self._batch = batch
-        self._running = asyncio.create_task(self._insert(statements))
-        await asyncio.sleep(0)  # it is under way with the loop's next turn
-
-    def _statements(self, batch: Batch) -> Iterator[tuple[PreparedStatement[Any], list[Any]]]:
         columns = (
             [uuid7() for _ in batch.documents],
             batch.documents,
@@ -105,18 +117,32 @@ class Inserting:
             batch.positions,
             batch.languages,
         )
-        whole = len(batch) - len(batch) % _ROWS_PER_INSERT
-        for start in range(0, whole, _ROWS_PER_INSERT):
-            rows = zip(*(each[start : start + _ROWS_PER_INSERT] for each in columns), strict=True)
-            yield self._inserts.many, [self._tenant_id, *chain.from_iterable(rows)]
-        if whole < len(batch):
-            yield self._inserts.rest, [self._tenant_id, *(each[whole:] for each in columns)]
+        rows = zip(*columns, strict=True)
+        many = [
+            (self._tenant_id, *chain.from_iterable(islice(rows, _ROWS_PER_INSERT)))
+            for _ in range(len(batch) // _ROWS_PER_INSERT)
+        ]
+        left = len(batch) % _ROWS_PER_INSERT
+        rest = (self._tenant_id, *(each[-left:] for each in columns)) if left else None
+        await self.finish()
+        self._batch = batch
+        self._is_sent.clear()
+        self._running = asyncio.create_task(self._insert(many, rest))
+        await asyncio.sleep(0)  # it is under way with the loop's next turn
 
-    async def _insert(
-        self, statements: Sequence[tuple[PreparedStatement[Any], Sequence[Any]]]
-    ) -> None:
-        for statement, values in statements:
-            await statement.fetch(*values)
+    async def _insert(self, many: Sequence[_Values], rest: _Values | None) -> None:
+        try:
+            if many:
+                await self._inserts.many.executemany(self._all_of(many))
+            self._is_sent.set()
+            if rest is not None:
+                await self._inserts.rest.fetch(*rest)
+        finally:
+            self._is_sent.set()
+
+    def _all_of(self, many: Sequence[_Values]) -> Iterator[_Values]:
+        yield from many
+        self._is_sent.set()  # the driver awaits nothing any more but the answer
 
     async def finish(self) -> None:
         """Wait until the batch is in."""
@@ -134,6 +160,9 @@ class Inserting:
     async def give_up(self) -> None:
         """Leave nothing under way on the connection."""
         if self._running is not None:
+            while not self._is_sent.is_set():  # which takes milliseconds; see the module
+                with suppress(asyncio.CancelledError):
+                    await self._is_sent.wait()
             self._running.cancel()
             await asyncio.wait([self._running])
             if not self._running.cancelled():
@@ -220,7 +249,8 @@ async def prepared(connection: AsyncConnection) -> AsyncIterator[Inserts]:
     inserts = kept or await _prepared_now(connection, raw, schema, names)
     vars(raw)[_KEPT] = inserts if stay else None
     try:
-        yield inserts
+        with _never_paused(raw):
+            yield inserts
     except BaseException:
         # It may be that they were to blame: somebody can have taken them away.
         vars(raw)[_KEPT] = None
@@ -230,6 +260,24 @@ async def prepared(connection: AsyncConnection) -> AsyncIterator[Inserts]:
             # Where the transaction has failed, or the connection, there is nothing to tidy up.
             with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
                 await raw.execute(";".join(f"DEALLOCATE {each}" for each in names))
+
+
+@contextmanager
+def _never_paused(raw: asyncpg.Connection) -> Iterator[None]:
+    """Take whatever the driver sends at once; its own limit is 64 kB that are not on their way.
+
+    There is no public way to its transport. What is kept here is a batch at most.
+    """
+    transport: asyncio.WriteTransport = raw._transport  # type: ignore[attr-defined]  # noqa: SLF001
+    transport.set_write_buffer_limits(high=_NO_LIMIT)
+    line: socket.socket = transport.get_extra_info("socket")
+    if line.family == getattr(socket, "AF_UNIX", None):  # which Windows has not
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
+    try:
+        yield
+    finally:
+        if not raw.is_closed():
+            transport.set_write_buffer_limits()
 
 
 async def _prepared_now(
@@ -257,6 +305,7 @@ async def _prepare(raw: asyncpg.Connection, schema: str, names: tuple[str, str])
         await raw.set_type_codec(
             "vector", schema=schema, encoder=_as_is, decoder=_as_is, format="binary"
         )
+    await raw.fetch(_KEEP_MEMORY)
     inserts = Inserts(
         await raw.prepare(_INSERT + _values(), name=names[0]),
         await raw.prepare(_INSERT + _REST.format(vector=f"{quote(schema)}.vector"), name=names[1]),
