@@ -111,6 +111,8 @@ async def test_languages(search: Search, text: str, found: str) -> None:
     [
         ("refnud", REFUND),
         ("polciy", POLICY),
+        ("erfund", REFUND),
+        ("plicy", POLICY),
         ("AX-4711/b_9", PART),
         ("4711", PART),
         ("100%", PART),

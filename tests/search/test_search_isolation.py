@@ -111,10 +111,11 @@ async def test_words_of_others_are_no_corrections(library: Library) -> None:
     """A word that only another tenant has corrects nobody's typing error, and is not found."""
     await library.add("knows", "the zanzibar contract")
     async with library.db.tenant(library.tenants["tenant3"]) as tx:
-        for text in ("zanzibra", "zanzibar", "anziba", '"zanzibar contract"'):
+        for text in ("zanzibra", "aznzibar", "zanzibar", "anziba", '"zanzibar contract"'):
             assert await keyword_search(tx, text) == []
     async with library.db.tenant(library.tenants["knows"]) as tx:
-        assert contents(await keyword_search(tx, "zanzibra")) == ["the zanzibar contract"]
+        for text in ("zanzibra", "aznzibar"):
+            assert contents(await keyword_search(tx, text)) == ["the zanzibar contract"]
 
 
 async def test_the_same_ids(library: Library) -> None:

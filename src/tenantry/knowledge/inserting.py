@@ -1,9 +1,9 @@
 """The INSERT of bulk loading, under way while the next rows are read.
 
-Rows go in binary by a prepared INSERT of several rows, and the driver sends a batch of them without
-waiting for an answer in between. Cancelled while it sends, its executemany() waits for ever (asyncpg
-0.32). So it is not made to wait while it sends, see `_never_paused`, and not cancelled before all is
-sent.
+Rows go in binary by a prepared INSERT of several rows, and the driver sends a batch of them
+without waiting for an answer in between. Cancelled while it sends, its executemany() waits for ever
+(asyncpg 0.32). So it is not made to wait while it sends, see `_never_paused`, and not cancelled
+before all is sent.
 """
 
 from __future__ import annotations

@@ -44,6 +44,9 @@ of a word."""
 _SIMILAR_ENOUGH: Final = 0.75
 """Of `difflib`: two letters of six changed places, one of four differs."""
 
+_SIMILAR_THOUGH_ELSE: Final = 0.82
+"""Where one of the first three letters differs: one of six. A house is no mouse."""
+
 _VECTORS: Final = """
     SELECT id, document_id, title, content, score
       FROM tenantry.{function}({{vector}}, $2, CAST($3 AS pg_catalog.jsonpath), $4)
@@ -179,11 +182,15 @@ async def keyword_search(
         marked=checked_flag(highlight, "highlight"),
     )
     hits = await search.by_words()
-    if len(hits) < k and search.query.is_plain and search.query.text:
-        hits = await search.by_similar_words() or hits
-    if len(hits) < k and search.query.is_plain and 0 < len(search.query.text) <= LONGEST_LETTERS:
-        hits += await search.by_letters(hits)
-    return hits
+    if len(hits) == k or not search.query.is_plain or not search.query.text:
+        return hits
+    alike, others = await search.similar_words()
+    if alike:
+        hits = await search.with_words(alike) or hits
+    by_letters = await search.by_letters(hits)
+    if others and not by_letters and len(hits) < k:
+        return await search.with_words(alike + others) or hits
+    return hits + by_letters
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,18 +219,28 @@ class _KeywordSearch:
         )
         return [_hit(row, self.query) for row in rows]
 
-    async def by_similar_words(self) -> list[Hit]:
-        """Search once more with words that the tenant has for those it has not."""
-        rows = await fetch(self.tx, _SIMILAR_WORDS, self.query.words, self.spoken)
-        similar = [
-            each
-            for word, candidates in rows
-            for each in get_close_matches(word, candidates, n=2, cutoff=_SIMILAR_ENOUGH)
-        ]
-        return await self.by_words(" ".join([self.query.words, *similar])) if similar else []
+    async def with_words(self, words: list[str]) -> list[Hit]:
+        return await self.by_words(" ".join([self.query.words, *words]))
+
+    async def similar_words(self) -> tuple[list[str], list[str]]:
+        """Return words that the tenant has for those it has not.
+
+        The second list is for words to which none is similar that begins as they do.
+        """
+        alike: list[str] = []
+        others: list[str] = []
+        for word, candidates in await fetch(self.tx, _SIMILAR_WORDS, self.query.words, self.spoken):
+            begin_alike = [each for each in candidates if each[:3] == word[:3]]
+            if close := get_close_matches(word, begin_alike, n=2, cutoff=_SIMILAR_ENOUGH):
+                alike += close
+            else:
+                others += get_close_matches(word, candidates, n=2, cutoff=_SIMILAR_THOUGH_ELSE)
+        return alike, others
 
     async def by_letters(self, hits: list[Hit]) -> list[Hit]:
         """Find what contains the text as it is; all of it comes after ``hits``."""
+        if len(hits) == self.k or len(self.query.text) > LONGEST_LETTERS:
+            return []
         rows = await fetch(self.tx, _SUBSTRINGS, self.query.text, self.k, self.filter)
         known = {hit.id for hit in hits}
         below = hits[-1].score / 2 if hits else 1.0

@@ -892,10 +892,11 @@ GRANT EXECUTE ON FUNCTION tenantry.search_hybrid(
 ) TO tenantry_app;
 
 -- For each of a question's words that the bound tenant's knowledge base does not have: words that it
--- has, with the same three first letters and about the same length, by their share of trigrams. For
--- the application; see tenantry.search.keyword_search, which chooses among them.
+-- has, of about the same length, by their share of trigrams. For the application; see
+-- tenantry.search.keyword_search, which chooses among them.
 --
--- Up to eight words are looked at, each in up to 500 chunks.
+-- Up to eight words are looked at, each in up to 500 chunks with words of the same three first
+-- letters, and in the 512 newest chunks, where no letter has to be the same.
 CREATE OR REPLACE FUNCTION tenantry.similar_words(words text, spoken text[])
     RETURNS TABLE (word text, candidates text[])
     LANGUAGE plpgsql STABLE SECURITY DEFINER
@@ -906,6 +907,7 @@ AS $$
 DECLARE
     tenant uuid := tenantry.current_tenant();
     asked text;
+    vocabulary text[];
 BEGIN
     IF tenant IS NULL THEN
         RETURN;
@@ -927,17 +929,25 @@ BEGIN
              WHERE c.tenant_id = tenant AND c.lexemes @@ array_to_tsvector(ARRAY[asked])::text::tsquery
         );
         word := asked;
+        vocabulary := coalesce(vocabulary, ARRAY(
+            SELECT DISTINCT u.lexeme FROM (
+                SELECT c.lexemes FROM public.knowledge_chunks c
+                 WHERE c.tenant_id = tenant ORDER BY c.id DESC LIMIT 512
+            ) c, unnest(c.lexemes) u
+        ));
         candidates := ARRAY(
             SELECT v.lexeme FROM (
-                SELECT DISTINCT u.lexeme FROM (
+                SELECT u.lexeme FROM (
                     SELECT c.lexemes FROM public.knowledge_chunks c
                      WHERE c.tenant_id = tenant
                        AND c.lexemes @@ (array_to_tsvector(ARRAY[left(asked, 3)])::text || ':*')::tsquery
                      LIMIT 500
                 ) c, unnest(c.lexemes) u
                  WHERE left(u.lexeme, 3) = left(asked, 3)
-                   AND char_length(u.lexeme) BETWEEN char_length(asked) - 2 AND char_length(asked) + 2
+                UNION
+                SELECT n FROM unnest(vocabulary) n
             ) v
+             WHERE char_length(v.lexeme) BETWEEN char_length(asked) - 2 AND char_length(asked) + 2
              ORDER BY similarity(v.lexeme, asked) DESC, v.lexeme LIMIT 50
         );
         RETURN NEXT;
