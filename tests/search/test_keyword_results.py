@@ -231,6 +231,14 @@ async def test_highlights_mark_the_forms(library: Library) -> None:
     assert letters.highlight.html() == "common words about r<mark>efund</mark>s"
 
 
+@pytest.mark.parametrize("text", ["univresity", "niversity", "uinversities"])
+async def test_corrections_are_in_their_basic_form_already(library: Library, text: str) -> None:
+    """`univers`, of universities, is not cut to `univer`, which nothing has."""
+    if "learned" not in library.tenants:
+        await library.add("learned", "All about the universities.")
+    assert contents(await found(library, text, tenant="learned")) == ["All about the universities."]
+
+
 # Anything
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any, Final
@@ -186,10 +187,10 @@ async def keyword_search(
         return hits
     alike, others = await search.similar_words()
     if alike:
-        hits = await search.with_words(alike) or hits
+        hits = await search.by_words(alike) or hits
     by_letters = await search.by_letters(hits)
     if others and not by_letters and len(hits) < k:
-        return await search.with_words(alike + others) or hits
+        return await search.by_words(alike + others) or hits
     return hits + by_letters
 
 
@@ -204,12 +205,14 @@ class _KeywordSearch:
     filter: str | None
     marked: bool
 
-    async def by_words(self, words: str | None = None) -> list[Hit]:
+    async def by_words(self, more: Sequence[str] = ()) -> list[Hit]:
+        """Find what has any of the words, and of ``more``: words in their basic form."""
         rows = await fetch(
             self.tx,
             _KEYWORDS,
-            self.query.words if words is None else words,
-            self.query.pairs,
+            " ".join([self.query.words, *more]),
+            # As they are: the basic form of a basic form may be another, as of "univers".
+            [*self.query.pairs, *more],
             self.query.required_json,
             self.query.excluded,
             self.spoken,
@@ -218,9 +221,6 @@ class _KeywordSearch:
             self.marked,
         )
         return [_hit(row, self.query) for row in rows]
-
-    async def with_words(self, words: list[str]) -> list[Hit]:
-        return await self.by_words(" ".join([self.query.words, *words]))
 
     async def similar_words(self) -> tuple[list[str], list[str]]:
         """Return words that the tenant has for those it has not.
