@@ -19,12 +19,13 @@ Command = Callable[..., Result]
 _AT_START = {"COLUMNS", "PYTHONIOENCODING", "PYTHONUTF8"}
 
 
+_GROUPS = {"db", "knowledge", "session", "tenant", "user"}
 _TRACED: set[tuple[str, ...]] = set()
 
 
 def _shape(arguments: tuple[str, ...]) -> tuple[str, ...]:
     """The command's words and its options: the same again runs the same lines."""
-    words = 2 if arguments[:1] in {("db",), ("tenant",), ("user",), ("session",)} else 1
+    words = 2 if arguments[:1] and arguments[0] in _GROUPS else 1
     return (*arguments[:words], *sorted(each for each in arguments if each.startswith("-")))
 
 

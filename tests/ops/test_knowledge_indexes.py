@@ -16,7 +16,7 @@ from tenantry.errors import (
     MigrationError,
 )
 from tenantry.knowledge import Chunk, add_document
-from tenantry.ops import knowledge_indexes
+from tenantry.ops import index_catalog, knowledge_indexes
 from tenantry.ops.knowledge_indexes import (
     BuildAdvice,
     BuildProgress,
@@ -119,7 +119,7 @@ async def test_interrupted_rebuild_is_mended(
 
 async def _mend_impatiently(urls: Urls) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(knowledge_indexes, "_LOCK_TIMEOUT_MS", 50)
+        patch.setattr(index_catalog, "_LOCK_TIMEOUT_MS", 50)
         await mend_indexes(urls.admin)
 
 
@@ -147,13 +147,13 @@ async def test_mending_takes_the_memory_that_a_rebuild_takes(
     """What both give to a build is the same, and too little is refused before it begins."""
     await fill(db, tenants, 5)
     given: list[dict[str, str]] = [{}]
-    setting = knowledge_indexes._set
+    setting = index_catalog.configure
 
     async def note(connection: AsyncConnection, name: str, value: str) -> None:
         given[-1][name] = value
         await setting(connection, name, value)
 
-    monkeypatch.setattr(knowledge_indexes, "_set", note)
+    monkeypatch.setattr(knowledge_indexes, "configure", note)
     await rebuild_index(urls.admin, INDEX)
     await admin.execute(
         "UPDATE pg_index SET indisvalid = false WHERE indexrelid = $1::text::regclass", INDEX
@@ -164,6 +164,8 @@ async def test_mending_takes_the_memory_that_a_rebuild_takes(
     assert int(given[0]["maintenance_work_mem"].removesuffix("kB")) >= 1024
     with pytest.raises(InvalidValueError, match=r"memory_bytes is 0; at least 1,048,576"):
         await rebuild_index(urls.admin, INDEX, memory_bytes=0)
+    with pytest.raises(InvalidValueError, match="at most 2,197,949,513,728 are required"):
+        await rebuild_index(urls.admin, INDEX, memory_bytes=3 * 1024**4)
 
 
 async def test_failed_build_is_named(
@@ -230,6 +232,19 @@ async def test_advice_counts_what_is_there(db: Database, urls: Urls, tenants: Te
     assert chunks.is_enough
     assert chunks.given_bytes >= 1024**2
     assert "which is enough" in chunks.sentence
+
+
+async def test_locked_table_is_an_error_of_ours(
+    urls: Urls, admin: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits for ever, and the message says for what to wait."""
+    monkeypatch.setattr(index_catalog, "_LOCK_TIMEOUT_MS", 50)
+    async with admin.transaction():
+        await admin.execute("LOCK TABLE knowledge_chunks IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(ConflictError, match="A table of the knowledge base is locked"):
+            await advise(urls.admin)
+        with pytest.raises(ConflictError, match="is being built, or a table vacuumed"):
+            await mend_indexes(urls.admin)
 
 
 async def test_advice_says_what_to_set() -> None:

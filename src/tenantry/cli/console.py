@@ -15,7 +15,15 @@ from uuid import UUID
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.theme import Theme
 from sqlalchemy import URL
 
@@ -38,6 +46,7 @@ __all__ = [
     "open_database",
     "open_tenant",
     "out",
+    "phases",
     "print_json",
     "progress",
     "run",
@@ -79,12 +88,19 @@ class InterruptError(TenantryError):
     """Somebody pressed Ctrl-C."""
 
 
-def run(work: Coroutine[Any, Any, T]) -> T:
-    """Run a command's coroutine to its end; Ctrl-C cancels it, and is one message."""
+def run(
+    work: Coroutine[Any, Any, T], *, interrupted: str = "What was not finished was rolled back."
+) -> T:
+    """Run a command's coroutine to its end; Ctrl-C cancels it, and is one message.
+
+    Args:
+        work: The coroutine.
+        interrupted: What the message says of where that leaves things.
+    """
     try:
         return asyncio.run(work)
     except KeyboardInterrupt:
-        raise InterruptError("interrupted. What was not finished was rolled back.") from None
+        raise InterruptError(f"interrupted. {interrupted}") from None
 
 
 def step(line: str) -> None:
@@ -168,3 +184,51 @@ def progress(title: str) -> Iterator[Callable[[str, int, int], None]]:
             bar.update(task, description=what, completed=done, total=total)
 
         yield report
+
+
+@contextmanager
+def phases(title: str) -> Iterator[Callable[[str, float | None], None]]:
+    """Show on stderr how far each phase of a work has come.
+
+    A bar, or, where nobody could see one move, a line for each phase and each tenth of it.
+
+    Yields:
+        ``(phase, fraction)``, which says where the work is; None: the phase does not count.
+    """
+    if not err.is_interactive:
+        step(title)
+        yield _phase_lines()
+        return
+    bar = Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        console=err,
+        transient=True,
+    )
+    with bar:
+        shown = title, bar.add_task(title, total=None)
+
+        def report(phase: str, fraction: float | None) -> None:
+            nonlocal shown
+            if shown[0] != phase:
+                bar.remove_task(shown[1])
+                shown = phase, bar.add_task(phase, total=None)
+            if fraction is not None:
+                bar.update(shown[1], completed=fraction, total=1.0)
+
+        yield report
+
+
+def _phase_lines() -> Callable[[str, float | None], None]:
+    last: tuple[str, int | None] | None = None
+
+    def report(phase: str, fraction: float | None) -> None:
+        nonlocal last
+        tenth = None if fraction is None else int(fraction * 10)
+        if (phase, tenth) != last:
+            last = phase, tenth
+            step(phase if tenth is None else f"{phase} {tenth * 10}%")
+
+    return report

@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from tenantry.cli import console
+from tenantry.cli import console, knowledge_indexes
 from tenantry.cli.console import Json, counted, err, out
 from tenantry.cli.escaping import printable
 from tenantry.database import Database
@@ -33,7 +33,8 @@ from tenantry.schema.languages import DEFAULT_LANGUAGE
 __all__ = ["app"]
 
 app = typer.Typer(
-    help="Bring documents into knowledge bases, and tune the search.", no_args_is_help=True
+    help="Bring documents into knowledge bases, tune the search, and care for its indexes.",
+    no_args_is_help=True,
 )
 
 
@@ -229,3 +230,12 @@ def _tenant_row(tenant: TenantMeasured) -> dict[str, Any]:
         "exact_ms": round(median(tenant.exact_ms), 3),
         "hnsw_ms": {str(ef): round(median(tenant.hnsw_ms[ef]), 3) for ef in GRID},
     }
+
+
+for _command in (
+    knowledge_indexes.indexes,
+    knowledge_indexes.rebuild,
+    knowledge_indexes.mend,
+    knowledge_indexes.warm,
+):
+    app.command(rich_help_panel="Indexes")(_command)

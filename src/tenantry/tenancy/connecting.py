@@ -86,7 +86,7 @@ async def connect(
             statement_cache_size=0 if pooled else _KEPT_STATEMENTS,
         )
     except asyncpg.PostgresError as error:
-        raise _refused(error, place) from error
+        raise _refused(error, place, role) from error
     except TimeoutError as error:
         raise DatabaseUnavailableError(
             f"No answer from PostgreSQL at {place} within {timeout_seconds:g} s. "
@@ -107,7 +107,7 @@ async def connect(
         except BaseException as error:
             driver.terminate()
             if isinstance(error, asyncpg.PostgresError):
-                raise _refused(error, place) from error
+                raise _refused(error, place, role) from error
             if isinstance(error, asyncpg.InterfaceError | asyncpg.InternalClientError | OSError):
                 raise DatabaseUnavailableError(
                     f"PostgreSQL at {place} ended the connection as it was opened "
@@ -144,7 +144,7 @@ async def is_pooled(url: URL, *, timeout_seconds: float = 10.0) -> bool:
         await connection.close(timeout=timeout_seconds)
 
 
-def _refused(error: asyncpg.PostgresError, place: str) -> TenantryError:
+def _refused(error: asyncpg.PostgresError, place: str, role: str | None) -> TenantryError:
     reasons: dict[str, str] = {
         "28P01": "the password is wrong or missing. Correct it in the URL",
         "28000": "it does not let this role in. Check the role's name and pg_hba.conf",
@@ -153,7 +153,8 @@ def _refused(error: asyncpg.PostgresError, place: str) -> TenantryError:
         "08P01": "a pooler does not take the role in the first packet. The admin URL must lead to "
         "PostgreSQL itself",
         "57P03": "it is starting up or shutting down. Try again in a moment",
-        "42501": "the role may not become tenantry_operator, so it is not the administrator's",
+        "42501": f"the role may not become {role or 'what the URL says'}, so it is not the "
+        "administrator's",
         "42704": f"{error.args[0] if error.args else 'an option'}. Correct it in the URL",
         "22023": "an option of the URL, or the role to become, is unknown. Is it migrated",
     }

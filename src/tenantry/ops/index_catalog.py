@@ -1,0 +1,172 @@
+"""Which indexes the knowledge tables have, and connections that may work on them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy import URL, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.pool import NullPool
+
+from tenantry.errors import (
+    ConfigurationError,
+    ConflictError,
+    MigrationError,
+    SchemaMissingError,
+)
+from tenantry.schema.row_security import OWNER_ROLE
+from tenantry.tenancy.connecting import create_engine
+
+__all__ = [
+    "LOCK_NOT_AVAILABLE",
+    "KnowledgeIndex",
+    "configure",
+    "connection_as",
+    "find",
+    "list_indexes",
+    "listed",
+    "state_of",
+]
+
+LOCK_NOT_AVAILABLE: Final = "55P03"
+"""PostgreSQL's SQLSTATE where a lock was waited for in vain."""
+
+_LOCK_TIMEOUT_MS: Final = 5_000
+
+# A concurrent build that failed leaves its index behind, invalid, under such a name.
+_LEFT_BEHIND: Final = r"_cc(new|old)\d*$"
+
+_INDEXES: Final = text(f"""
+    SELECT i.relname AS name, t.relname AS table_name, m.amname AS method,
+           x.indisvalid AND x.indisready AS is_valid, x.indisprimary OR x.indisunique AS is_key,
+           i.relname ~ '{_LEFT_BEHIND}' AS is_left_behind, pg_relation_size(i.oid) AS bytes
+      FROM pg_index x
+      JOIN pg_class i ON i.oid = x.indexrelid
+      JOIN pg_class t ON t.oid = x.indrelid
+      JOIN pg_namespace n ON n.oid = t.relnamespace
+      JOIN pg_am m ON m.oid = i.relam
+     WHERE n.nspname = 'public' AND t.relname IN ('knowledge_documents', 'knowledge_chunks')
+     ORDER BY t.relname, i.relname
+""")  # noqa: S608 - composed of constants
+
+
+@dataclass(frozen=True, slots=True)
+class KnowledgeIndex:
+    """An index of a knowledge table.
+
+    Args:
+        name: Its name, in schema ``public``.
+        table: The table's.
+        method: ``hnsw``, ``gin`` or ``btree``.
+        is_valid: False: queries do not use it; a concurrent build has failed, or is under way.
+        is_key: It holds a key, so it cannot be dropped.
+        is_left_behind: A failed rebuild has left it, beside the one that it was to replace.
+        size_bytes: On disk.
+    """
+
+    name: str
+    table: str
+    method: str
+    is_valid: bool
+    is_key: bool
+    is_left_behind: bool
+    size_bytes: int
+
+
+async def list_indexes(admin_url: URL) -> list[KnowledgeIndex]:
+    """Return the indexes of the knowledge tables.
+
+    Raises:
+        DatabaseUnavailableError: The server does not answer or refuses the connection, as it does
+            where the role may not become the owner.
+        PrivilegeError: PostgreSQL refuses something else to the role.
+        SchemaMissingError: There are no knowledge tables.
+        ConflictError: One of them is locked for long.
+    """
+    async with connection_as(admin_url, role=OWNER_ROLE) as connection:
+        return await listed(connection)
+
+
+async def listed(connection: AsyncConnection) -> list[KnowledgeIndex]:
+    """Return the indexes of the knowledge tables.
+
+    Raises:
+        SchemaMissingError: There are no such tables.
+    """
+    found = [
+        KnowledgeIndex(
+            row.name,
+            row.table_name,
+            row.method,
+            row.is_valid,
+            row.is_key,
+            row.is_left_behind,
+            row.bytes,
+        )
+        for row in await connection.execute(_INDEXES)
+    ]
+    if not found:
+        raise SchemaMissingError(
+            "This database holds no tenantry tables. Run `tenantry db migrate` first."
+        )
+    return found
+
+
+async def find(connection: AsyncConnection, name: str) -> KnowledgeIndex:
+    """Return the index of this name.
+
+    Raises:
+        ConfigurationError: The knowledge tables have none.
+    """
+    indexes = await listed(connection)
+    for index in indexes:
+        if index.name == name:
+            return index
+    raise ConfigurationError(
+        f"The knowledge tables have no index {name!r}. They have "
+        f"{', '.join(each.name for each in indexes)}."
+    )
+
+
+async def configure(connection: AsyncConnection, name: str, value: str) -> None:
+    """Set a setting of this connection."""
+    await connection.execute(
+        text("SELECT set_config(:name, :value, false)"), {"name": name, "value": value}
+    )
+
+
+@asynccontextmanager
+async def connection_as(admin_url: URL, *, role: str | None) -> AsyncIterator[AsyncConnection]:
+    """Connect without a transaction around each statement: concurrent builds allow none.
+
+    Raises:
+        ConflictError: A table is locked for long.
+        MigrationError: PostgreSQL refused something else that nobody has translated.
+    """
+    engine = create_engine(admin_url, role=role, pool_class=NullPool)
+    try:
+        async with engine.connect() as opened:
+            connection = await opened.execution_options(isolation_level="AUTOCOMMIT")
+            await configure(connection, "lock_timeout", f"{_LOCK_TIMEOUT_MS}ms")
+            yield connection
+    except DBAPIError as error:
+        if (state := state_of(error)) == LOCK_NOT_AVAILABLE:
+            raise ConflictError(
+                "A table of the knowledge base is locked: by a migration, perhaps. Try again when "
+                "that is done."
+            ) from error
+        raise MigrationError(
+            f"PostgreSQL refused this (SQLSTATE {state}). Indexes that were valid are in use as "
+            "before. See the server's log."
+        ) from error
+    finally:
+        await engine.dispose()
+
+
+def state_of(error: DBAPIError) -> str | None:
+    """Return PostgreSQL's SQLSTATE."""
+    return getattr(error.orig, "sqlstate", None)
