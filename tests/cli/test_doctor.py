@@ -71,6 +71,7 @@ def test_what_cannot_be_reached_is_said_without_secrets(
     result = tenantry("doctor", **variables)
     assert (result.code, result.err) == (1, "")
     assert said in result.out
+    assert "is not set, and there is no embedded server" not in result.out
     assert re.search(r"ok +tenantry +tenantry \d", result.out)
     assert "hunter2" not in result.out
     assert "Traceback" not in result.out

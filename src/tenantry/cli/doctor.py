@@ -79,16 +79,16 @@ def _project(models: list[str] | None, migrations: Path | None) -> tuple[Project
         return Project(), [Diagnosis("project", "problem", str(error))]
 
 
-async def _settings() -> tuple[Settings, list[Diagnosis]]:
+async def _settings() -> tuple[Settings | None, list[Diagnosis]]:
     try:
         settings = Settings.from_environment()
     except ConfigurationError as error:
-        return Settings(), [Diagnosis("settings", "problem", str(error))]
+        return None, [Diagnosis("settings", "problem", str(error))]
     try:
         # Never migrated, not even a new embedded database: the doctor looks at what is there.
         settings, _ = await bring_up(settings, on_step=console.step)
     except TenantryError as error:
-        return settings, [Diagnosis("embedded-server", "problem", str(error))]
+        return None, [Diagnosis("embedded-server", "problem", str(error))]
     return settings, []
 
 

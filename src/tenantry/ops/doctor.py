@@ -65,7 +65,7 @@ class _Patient:
 
 
 async def examine(
-    settings: Settings,
+    settings: Settings | None,
     *,
     project: Project | None = None,
     processes: int = 1,
@@ -78,7 +78,7 @@ async def examine(
 
     Args:
         settings: Where the database is, with its URLs set; without the admin URL, what only the
-            administrator can be asked is left out.
+            administrator can be asked is left out. None: not known, so no database is looked at.
         project: The user's models and migrations, beside tenantry's.
         processes: How many processes of the application there are, each with a pool.
         tenant_column: As for the audit.
@@ -86,6 +86,8 @@ async def examine(
     """
     project = project or Project()
     found = [_versions_here()]
+    if settings is None:
+        return found
     async with (
         _connected("application", settings.database_url, found) as app,
         _connected("administrator", settings.admin_url, found) as admin,
