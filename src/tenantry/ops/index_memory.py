@@ -164,4 +164,4 @@ async def _search(connection: AsyncConnection, table: str) -> None:
 
 
 def _mb(size: int) -> str:
-    return f"{size / 1024**2:,.0f} MB"
+    return f"{size / 1024**2:,.0f} MB" if size >= 1024**2 else "less than 1 MB"
