@@ -177,6 +177,11 @@ class Browser:
         await page.send("Emulation.setFocusEmulationEnabled", enabled=True)
         return page
 
+    async def leave(self) -> None:
+        """Closes all tabs, and their connections: a server that ends waits 5 s for them."""
+        for context in (await self.send("Target.getBrowserContexts"))["browserContextIds"]:
+            await self.send("Target.disposeBrowserContext", browserContextId=context)
+
     async def send(self, method: str, *, session: str | None = None, **parameters: Any) -> Any:
         """Calls a method of the protocol, and returns what it answers."""
         number = next(self.numbers)

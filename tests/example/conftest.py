@@ -222,3 +222,4 @@ async def site(desk_urls: Urls, certificate: Path, browser: Browser) -> AsyncIte
     ):
         near, far = f"https://127.0.0.1:{other}", f"https://localhost:{other}"
         yield Site(f"https://127.0.0.1:{port}", recorded, near, far, browser, desk_urls)
+        await browser.leave()
