@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from tenantry.ops.audit.report import Finding
@@ -98,7 +98,7 @@ def _is_value(word: str) -> bool:
     return word[0].isdigit() or (word[0] == "'" and word != "''")
 
 
-def _last_argument(tokens: list[str]) -> list[str]:
+def _last_argument(tokens: Sequence[str]) -> list[str]:
     depth, argument = 0, list[str]()
     for word in tokens:
         depth += {"(": 1, ")": -1}.get(word, 0)

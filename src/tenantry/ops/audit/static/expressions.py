@@ -11,9 +11,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 __all__ = ["Node", "conjuncts", "parse", "uncast", "walk", "words"]
+
+_KEPT: Final = 4_096
+"""Results: tables have the same expressions as other tables, and keep them between two audits."""
 
 _TOKEN: Final = re.compile(
     r"""\s+|(?P<string>[eE]?'(?:[^']|'')*')|(?P<number>\d+(?:\.\d+)?)
@@ -61,6 +65,7 @@ class Node:
     parts: tuple[Node, ...] = ()
 
 
+@lru_cache(maxsize=_KEPT)
 def parse(expression: str | None, *, cases: bool = False) -> Node | None:
     """Return the tree of ``expression``, None for None.
 
@@ -79,14 +84,15 @@ def parse(expression: str | None, *, cases: bool = False) -> Node | None:
         return Node("words", " ".join(tokens))
 
 
-def words(expression: str) -> list[str]:
+@lru_cache(maxsize=_KEPT)
+def words(expression: str) -> tuple[str, ...]:
     """Return the tokens of ``expression``; names and keywords in one case where unquoted."""
     # A string's own text stays as it is, so it goes around the rest.
-    return [
+    return tuple(
         word if word[:1] == "'" else _plain(word)
         for match in _TOKEN.finditer(expression)
         if (word := match.group()).strip()
-    ]
+    )
 
 
 def _plain(word: str) -> str:
@@ -126,7 +132,7 @@ class _NotUnderstoodError(Exception):
 
 
 class _Reader:
-    def __init__(self, tokens: list[str], *, cases: bool) -> None:
+    def __init__(self, tokens: tuple[str, ...], *, cases: bool) -> None:
         self._tokens = tokens
         self._cases = cases
         self._place = 0
@@ -243,7 +249,7 @@ class _Reader:
     def _cast(self, inner: Node) -> Node:
         type_ = self._next()
         for several in _MULTIPLE_WORDS:
-            rest = several.split()
+            rest = tuple(several.split())
             if self._tokens[self._place - 1 : self._place - 1 + len(rest)] == rest:
                 self._place += len(rest) - 1
                 type_ = several

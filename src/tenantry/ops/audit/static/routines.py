@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import cache
 from typing import Final
 
 from tenantry.ops.audit.report import Finding
@@ -308,19 +309,28 @@ _SETTING: Final = re.compile(
 )
 
 
-def _executors(declared: SqlFunction) -> set[str]:
-    return {role.strip() for listed in _OPTION.findall(declared.sql) for role in listed.split(",")}
+@cache
+def _executors(declared: SqlFunction) -> frozenset[str]:
+    return frozenset(
+        role.strip() for listed in _OPTION.findall(declared.sql) for role in listed.split(",")
+    )
+
+
+@cache
+def _sql_and_options(declared: SqlFunction) -> tuple[str, str]:
+    sql = re.sub(r"^\s*--.*$", "", declared.sql, flags=re.MULTILINE)
+    return sql, _DOLLARS.sub("", sql)
 
 
 def _difference(declared: SqlFunction, actual: Function) -> str | None:
     # Compared with the text of its file: to let PostgreSQL print the declared function would take
     # creating one, and an audit changes nothing.
-    sql = re.sub(r"^\s*--.*$", "", declared.sql, flags=re.MULTILINE)
-    upper = " ".join(_DOLLARS.sub("", sql).upper().split())
+    sql, options = _sql_and_options(declared)
+    upper = " ".join(options.upper().split())
     volatility = {"IMMUTABLE": "i", "STABLE": "s"}
     wanted = next((v for k, v in volatility.items() if re.search(rf"\b{k}\b", upper)), "v")
     parallel = {"PARALLEL SAFE": "s", "PARALLEL RESTRICTED": "r"}
-    settings = {name: _listed(value) for name, value in _SETTING.findall(_DOLLARS.sub("", sql))}
+    settings = {name: _listed(value) for name, value in _SETTING.findall(options)}
     given = dict(each.split("=", 1) for each in actual.config)
     answers = {
         "has other arguments or another result": not _same_shape(declared, actual),
