@@ -175,6 +175,11 @@ class Browser:
         page = Page(self, attached["sessionId"], context)
         await page.send("Page.enable")
         await page.send("Emulation.setFocusEmulationEnabled", enabled=True)
+        # Or else its load could be taken for that of the page that is asked for next.
+        await page.evaluate(
+            "document.readyState === 'complete'"
+            " || new Promise(then => addEventListener('load', () => then(true)))"
+        )
         return page
 
     async def leave(self) -> None:
