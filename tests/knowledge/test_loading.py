@@ -644,6 +644,25 @@ async def test_server_that_ends_while_rows_are_on_their_way_is_named(
     assert await count(db) == 0
 
 
+async def test_the_drivers_limits_are_as_before(
+    db: Database, tenants: TenantPair, document: UUID
+) -> None:
+    """Whoever sends much on the connection afterwards is paused as by any other."""
+
+    async def limits() -> tuple[int, int]:
+        raw: Any = (await (await tx.connection()).get_raw_connection()).driver_connection
+        low, high = raw._transport.get_write_buffer_limits()
+        return low, high
+
+    async with db.tenant(tenants.a.id) as tx:
+        before = await limits()
+        await load_chunks(tx, ["x"], document_id=document)
+        assert await limits() == before
+        with pytest.raises(InvalidValueError):
+            await load_chunks(tx, ["\0"], document_id=document)
+        assert await limits() == before
+
+
 async def test_rights_that_are_gone_are_named(
     db: Database, tenants: TenantPair, document: UUID, admin: asyncpg.Connection
 ) -> None:

@@ -239,6 +239,20 @@ async def test_corrections_are_in_their_basic_form_already(library: Library, tex
     assert contents(await found(library, text, tenant="learned")) == ["All about the universities."]
 
 
+async def test_words_that_begin_alike_are_not_crowded_out(library: Library) -> None:
+    """However many words resemble a typing error more, the one that begins as it does is found."""
+    letters = "bcdfghklmp"
+    crowd = " ".join(f"{a}{b}efnud" for a in letters for b in letters)
+    await library.add("crowded", crowd, "about a refund")
+    assert contents(await found(library, "refnud", tenant="crowded")) == ["about a refund"]
+
+
+async def test_a_short_word_is_not_taken_for_one_that_begins_otherwise(library: Library) -> None:
+    """One letter of five is too much where it is one of the first three."""
+    await library.add("house", "the house is for sale")
+    assert await found(library, "mouse", tenant="house") == []
+
+
 # Anything
 
 

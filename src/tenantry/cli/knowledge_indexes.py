@@ -97,7 +97,7 @@ def rebuild(
         interrupted="The old index is in use as before; `tenantry knowledge mend` removes what "
         "was left of the new one.",
     )
-    out.print(f"rebuilt {name} in {seconds:,.1f} s", markup=False)
+    out.print(f"rebuilt {printable(name)} in {seconds:,.1f} s", markup=False)
 
 
 def mend(*, as_json: Json = False) -> None:

@@ -935,20 +935,25 @@ BEGIN
                  WHERE c.tenant_id = tenant ORDER BY c.id DESC LIMIT 512
             ) c, unnest(c.lexemes) u
         ));
+        -- Each kind has places of its own: a word of letters that have changed places shares fewer
+        -- trigrams with what was meant than with many others.
         candidates := ARRAY(
-            SELECT v.lexeme FROM (
-                SELECT u.lexeme FROM (
+            (SELECT v.lexeme FROM (
+                SELECT DISTINCT u.lexeme FROM (
                     SELECT c.lexemes FROM public.knowledge_chunks c
                      WHERE c.tenant_id = tenant
                        AND c.lexemes @@ (array_to_tsvector(ARRAY[left(asked, 3)])::text || ':*')::tsquery
                      LIMIT 500
                 ) c, unnest(c.lexemes) u
                  WHERE left(u.lexeme, 3) = left(asked, 3)
-                UNION
-                SELECT n FROM unnest(vocabulary) n
-            ) v
-             WHERE char_length(v.lexeme) BETWEEN char_length(asked) - 2 AND char_length(asked) + 2
-             ORDER BY similarity(v.lexeme, asked) DESC, v.lexeme LIMIT 50
+                   AND char_length(u.lexeme) BETWEEN char_length(asked) - 2 AND char_length(asked) + 2
+             ) v
+              ORDER BY similarity(v.lexeme, asked) DESC, v.lexeme LIMIT 50)
+            UNION
+            (SELECT v.lexeme FROM unnest(vocabulary) v (lexeme)
+              WHERE char_length(v.lexeme) BETWEEN char_length(asked) - 2 AND char_length(asked) + 2
+              ORDER BY similarity(v.lexeme, asked) DESC, v.lexeme LIMIT 50)
+             ORDER BY 1
         );
         RETURN NEXT;
     END LOOP;
