@@ -14,7 +14,7 @@ from tenantry.ops.vector_parts import is_part_index
 from tenantry.schema.row_security import OPERATOR_ROLE
 from tenantry.tenancy.catalog import quote
 
-__all__ = ["BuildAdvice", "Warmed", "advice_for", "advise", "warm_index"]
+__all__ = ["BuildAdvice", "Warmed", "advice_for", "advise", "build_bytes", "warm_index"]
 
 _BYTES_PER_VECTOR: Final = 5_000
 """Memory of a vector of 1,024 dimensions in a build: 55,305 filled 256 MB, 4,854 bytes each."""
@@ -118,9 +118,16 @@ async def advice_for(admin_url: URL, connection: AsyncConnection, table: str) ->
         vectors = await operator.scalar(
             text(f"SELECT count(*) FROM public.{quote(table)} WHERE embedding IS NOT NULL")  # noqa: S608
         )
-    # A tenth more, so that the last vectors do not miss it.
-    needed = int(vectors or 0) * _BYTES_PER_VECTOR * 11 // 10
-    return BuildAdvice(table, int(vectors or 0), needed, memory.given, memory.cache // 4)
+    count = int(vectors or 0)
+    return BuildAdvice(table, count, build_bytes(count), memory.given, memory.cache // 4)
+
+
+def build_bytes(vectors: int) -> int:
+    """Return the memory that building an index of so many vectors takes.
+
+    It is a tenth more than measured, so that the last vectors do not miss it.
+    """
+    return vectors * _BYTES_PER_VECTOR * 11 // 10
 
 
 async def warm_index(admin_url: URL, name: str) -> Warmed:

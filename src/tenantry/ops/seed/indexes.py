@@ -24,6 +24,7 @@ from sqlalchemy.schema import CreateIndex, DropIndex
 
 from tenantry.database import Database
 from tenantry.errors import MigrationError, PrivilegeError
+from tenantry.ops.index_memory import build_bytes
 from tenantry.schema import KnowledgeChunk, KnowledgeDocument
 from tenantry.schema.row_security import OWNER_ROLE
 
@@ -40,9 +41,6 @@ take 1.6 times as long as with the index in place."""
 
 LOCK_TIMEOUT_MS: Final = 2_000
 """DROP INDEX waits this long for the tables, and everybody else's queries queue behind it."""
-
-_BYTES_PER_VECTOR: Final = 5_000
-"""Memory of a vector in a build: 55,305 filled 256 MB, 4,854 bytes each."""
 
 _MEMORY_MAX: Final = 1024**3
 
@@ -218,8 +216,7 @@ async def _memory_bytes(tx: AsyncSession, table: Table) -> int:
         )
     ).one()
     rows, given, cache = map(int, row)
-    # A tenth more, so that the last vectors do not miss it.
-    return max(given, min(rows * _BYTES_PER_VECTOR * 11 // 10, cache // 4, _MEMORY_MAX))
+    return max(given, min(build_bytes(rows), cache // 4, _MEMORY_MAX))
 
 
 async def _outlast_a_cancellation(work: Coroutine[Any, Any, None]) -> None:
