@@ -43,6 +43,9 @@ def without() -> Iterator[None]:
         yield
         return
     measured.stop()
+    # To start again would apply the patches again: each time one more around os._exit, and the
+    # environment would have every process below traced.
+    measured.set_option("run:patch", [])
     try:
         yield
     finally:

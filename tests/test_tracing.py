@@ -1,0 +1,16 @@
+"""What the tests' own helper for coverage promises."""
+
+from __future__ import annotations
+
+import os
+
+from tests.tracing import CONFIGURATION, without
+
+
+def test_after_a_pause_processes_are_still_left_alone() -> None:
+    """Nor is what coverage wraps around the end of a process wrapped once more."""
+    end = os._exit
+    with without():
+        pass
+    assert CONFIGURATION not in os.environ
+    assert os._exit is end
