@@ -36,7 +36,7 @@ from tenantry.schema.base import uuid7
 from tenantry.schema.row_security import APP_ROLE
 from tests.driver import remember_types
 from tests.places import in_memory, scratch
-from tests.tracing import UNTRACED, leave_processes_alone, without
+from tests.tracing import UNTRACED, leave_processes_alone, traced, without
 
 # A developer's own settings must not reach the tests.
 for _name in ("TENANTRY_DATABASE_URL", "TENANTRY_ADMIN_URL", "TENANTRY_DATA_DIR"):
@@ -173,6 +173,13 @@ def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
+
+
+@pytest.fixture
+def traced_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have coverage trace the processes of a test that alone runs some lines."""
+    for name, value in traced().items():
+        monkeypatch.setenv(name, value)
 
 
 def pytest_configure(config: pytest.Config) -> None:

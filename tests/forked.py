@@ -19,8 +19,6 @@ from typing import Final
 
 import coverage
 
-from tests.tracing import CONFIGURATION, configuration
-
 __all__ = ["Forked", "Result"]
 
 _CONTEXT: Final = multiprocessing.get_context("forkserver")
@@ -54,7 +52,6 @@ class Forked:
         environment: All of its environment.
         folder: Where it runs.
         stdin: What it reads.
-        traced: Whether coverage follows it, where coverage is at work at all.
     """
 
     def __init__(
@@ -63,18 +60,14 @@ class Forked:
         environment: dict[str, str],
         folder: Path,
         stdin: str = "",
-        traced: bool = False,
     ) -> None:
         self._kept = TemporaryDirectory(prefix="forked-")
         self._files = Path(self._kept.name)
         for name, content in (("in", stdin), ("out", ""), ("err", "")):
             (self._files / name).write_text(content)
-        given = dict(environment)
-        if traced and (followed := configuration()):
-            given[CONFIGURATION] = followed
         _CONTEXT.set_forkserver_preload(["tests.warm"])
         self._process: ForkServerProcess = _CONTEXT.Process(
-            target=_run, args=(arguments, given, str(folder), str(self._files))
+            target=_run, args=(arguments, environment, str(folder), str(self._files))
         )
         self._process.start()
 

@@ -13,7 +13,7 @@ from typing import Final
 import pytest
 from coverage import Coverage
 
-__all__ = ["CONFIGURATION", "UNTRACED", "configuration", "leave_processes_alone", "without"]
+__all__ = ["CONFIGURATION", "UNTRACED", "leave_processes_alone", "traced", "without"]
 
 UNTRACED: Final = pytest.StashKey[bool]()
 """Of a test, with its setting up: coverage does not look."""
@@ -25,14 +25,14 @@ _taken: list[str] = []
 
 
 def leave_processes_alone() -> None:
-    """Have coverage trace no process below, but for those that are given `configuration`."""
+    """Have coverage trace no process below, but for those that are given `traced`."""
     if given := os.environ.pop(CONFIGURATION, None):
         _taken.append(given)
 
 
-def configuration() -> str | None:
-    """What a process needs in its environment to be traced; None where nothing is."""
-    return _taken[-1] if _taken else None
+def traced() -> dict[str, str]:
+    """What a process needs in its environment to be traced, where this one is."""
+    return {CONFIGURATION: _taken[-1]} if _taken else {}
 
 
 @contextmanager

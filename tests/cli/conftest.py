@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from tenantry.settings import ADMIN_URL, DATABASE_URL, url_text
 from tests.conftest import Urls
 from tests.forked import Forked, Result
+from tests.tracing import traced
 
 Command = Callable[..., Result]
 
@@ -20,7 +22,9 @@ _AT_START = {"COLUMNS", "PYTHONIOENCODING", "PYTHONUTF8"}
 
 
 _GROUPS = {"db", "knowledge", "session", "tenant", "user"}
-_TRACED: set[tuple[str, ...]] = set()
+# By a command's shape. One that fails runs few lines: three count as one that ends well.
+_TRACED: Counter[tuple[str, ...]] = Counter()
+_ENOUGH = 3
 
 
 def _shape(arguments: tuple[str, ...]) -> tuple[str, ...]:
@@ -29,33 +33,41 @@ def _shape(arguments: tuple[str, ...]) -> tuple[str, ...]:
     return (*arguments[:words], *sorted(each for each in arguments if each.startswith("-")))
 
 
+def _forked(
+    arguments: tuple[str, ...], environment: dict[str, str], folder: Path, stdin: str
+) -> Result:
+    return Forked(*arguments, environment=environment, folder=folder, stdin=stdin).result()
+
+
+def _started(
+    arguments: tuple[str, ...], environment: dict[str, str], folder: Path, stdin: str
+) -> Result:
+    process = subprocess.run(
+        [sys.executable, *arguments],
+        env=environment,
+        cwd=folder,
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    return Result(process.returncode, process.stdout, process.stderr)
+
+
 @pytest.fixture
 def command(tmp_path: Path) -> Command:
     """Runs `tenantry` in a process and a folder of its own."""
 
     def run(*arguments: str, stdin: str = "", **variables: str) -> Result:
         environment = {**os.environ, "COLUMNS": "120", **variables}
-        traced = (shape := _shape(arguments)) not in _TRACED
-        _TRACED.add(shape)
-        if _AT_START.isdisjoint(variables):
-            return Forked(
-                *("-m", "tenantry", *arguments),
-                environment=environment,
-                folder=tmp_path,
-                stdin=stdin,
-                traced=traced,
-            ).result()
-        process = subprocess.run(
-            [sys.executable, "-m", "tenantry", *arguments],
-            env=environment,
-            cwd=tmp_path,
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        return Result(process.returncode, process.stdout, process.stderr)
+        shape = _shape(arguments)
+        if _TRACED[shape] < _ENOUGH:
+            environment |= traced()
+        start = _forked if _AT_START.isdisjoint(variables) else _started
+        result = start(("-m", "tenantry", *arguments), environment, tmp_path, stdin)
+        _TRACED[shape] += _ENOUGH if result.code == 0 else 1
+        return result
 
     return run
 

@@ -57,6 +57,7 @@ def test_psql_passes_its_arguments_on(tenantry: Command) -> None:
     assert (result.code, result.out) == (0, "tenantry_operator\n")
 
 
+@pytest.mark.usefixtures("traced_processes")
 def test_psql_is_not_given_the_password_as_an_argument() -> None:
     """Every user of a machine can read the arguments of a process."""
     url = "postgresql://app:hunter2@127.0.0.1:1/d?password=hunter3"
@@ -296,6 +297,7 @@ async def _waits(admin: asyncpg.Connection, lock: str) -> None:
             await asyncio.sleep(0.01)
 
 
+@pytest.mark.usefixtures("traced_processes")
 async def test_a_seed_that_is_interrupted_leaves_whole_tenants_only(
     tenantry: Command, urls: Urls, connect: Connect, tmp_path: Path
 ) -> None:

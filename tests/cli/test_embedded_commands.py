@@ -74,6 +74,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.usefixtures("traced_processes")
 def test_a_script_needs_no_command_before_it(data_dir: Path, tmp_path: Path) -> None:
     """`Database.connect()` on an empty machine starts the server and migrates the new database."""
     import os

@@ -190,6 +190,7 @@ def test_phases_are_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None
     assert percents["waits"] == []
 
 
+@pytest.mark.usefixtures("traced_processes")
 async def test_an_interrupted_rebuild_says_what_is_left(
     tenantry: Command, urls: Urls, connect: Connect, tmp_path: Path, db: Database
 ) -> None:

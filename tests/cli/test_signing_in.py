@@ -23,6 +23,7 @@ from tenantry.settings import ADMIN_URL, DATABASE_URL, url_text
 from tests.cli.conftest import Command
 from tests.conftest import Urls
 from tests.forked import Result
+from tests.tracing import traced
 
 PASSWORD = "correct horse battery staple"
 EMAIL = "ada@acme.example"
@@ -80,6 +81,7 @@ def typed(urls: Urls, folder: Path, *arguments: str, keys: tuple[str, ...]) -> t
         [sys.executable, "-m", "tenantry", *arguments],
         env={
             **os.environ,
+            **traced(),
             DATABASE_URL: url_text(urls.app),
             ADMIN_URL: url_text(urls.admin),
         },

@@ -111,6 +111,7 @@ SCOPES = """
 """
 
 
+@pytest.mark.usefixtures("traced_processes")
 def test_processes_share_a_server_and_loops_are_of_any_scope(project: pytest.Pytester) -> None:
     """With pytest-xdist there is one server, which is gone afterwards."""
     project.makepyfile(test_scopes=SCOPES)
@@ -131,6 +132,7 @@ BY_COOKIE = """
 """
 
 
+@pytest.mark.usefixtures("traced_processes")
 def test_clients_sign_in_with_cookies_as_the_page_says(project: pytest.Pytester) -> None:
     """With what the documentation has people return, `client_of` is signed in, without a header."""
     (code,) = re.findall(r"`(return lambda token: .+?)`", PAGE)
@@ -175,6 +177,7 @@ def test_a_run_that_is_killed_leaves_no_server(project: pytest.Pytester) -> None
         time.sleep(0.05)
 
 
+@pytest.mark.usefixtures("traced_processes")
 async def test_a_server_of_the_users_own_is_left_as_it_was(
     project: pytest.Pytester, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
