@@ -36,7 +36,7 @@ from tenantry.schema.base import uuid7
 from tenantry.schema.row_security import APP_ROLE
 from tests.driver import remember_types
 from tests.places import in_memory, scratch
-from tests.tracing import UNTRACED, leave_processes_alone, traced, without
+from tests.tracing import UNTRACED, leave_processes_alone, trace_once, traced, without
 
 # A developer's own settings must not reach the tests.
 for _name in ("TENANTRY_DATABASE_URL", "TENANTRY_ADMIN_URL", "TENANTRY_DATA_DIR"):
@@ -128,11 +128,12 @@ async def open_connection(url: URL) -> asyncpg.Connection:
 
 
 _SAMPLE_EACH = 10
+_TRACED_EACH = 4
 _LONG = Path(__file__).with_name("testing")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Have coverage trace the first case of a parametrized test, and every tenth of the others.
+    """Have coverage trace the first case of a parametrized test, and every fourth of the others.
 
     All cases run, and are judged, unless a sample was asked for. Those of tests/testing take up to
     12 s: they come first, as the last one of all would have the other processes wait for it.
@@ -143,8 +144,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if isinstance(item, pytest.Function) and hasattr(item, "callspec"):
             test = (item.path, item.originalname)
-            if seen[test] % _SAMPLE_EACH:
+            if seen[test] % _TRACED_EACH:
                 item.stash[UNTRACED] = True
+            if seen[test] % _SAMPLE_EACH:
                 others.append(item)
             seen[test] += 1
     if others and os.environ.get("TENANTRY_TEST_SAMPLE"):
@@ -173,6 +175,7 @@ def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
+    gc.enable()
 
 
 @pytest.fixture
@@ -184,8 +187,11 @@ def traced_processes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Refuse to share a server between processes; let what the tests start be interrupted."""
+    gc.disable()  # until all is collected
     remember_types()
     leave_processes_alone()
+    if hasattr(config, "workerinput"):
+        trace_once()
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as of a shell's background job
         signal.signal(signal.SIGINT, signal.default_int_handler)
     given, needed = len(_given()), config.getoption("numprocesses", None) or 1

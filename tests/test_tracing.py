@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 from tests.tracing import CONFIGURATION, without
 
@@ -14,3 +15,9 @@ def test_after_a_pause_processes_are_still_left_alone() -> None:
         pass
     assert CONFIGURATION not in os.environ
     assert os._exit is end
+
+
+def test_nothing_is_traced_in_a_pause() -> None:
+    """Nor by the tracing that a process of pytest-xdist's began with."""
+    with without():
+        assert sys.gettrace() is None

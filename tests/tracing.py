@@ -13,7 +13,7 @@ from typing import Final
 import pytest
 from coverage import Coverage
 
-__all__ = ["CONFIGURATION", "UNTRACED", "leave_processes_alone", "traced", "without"]
+__all__ = ["CONFIGURATION", "UNTRACED", "leave_processes_alone", "trace_once", "traced", "without"]
 
 UNTRACED: Final = pytest.StashKey[bool]()
 """Of a test, with its setting up: coverage does not look."""
@@ -22,6 +22,15 @@ CONFIGURATION: Final = "COVERAGE_PROCESS_CONFIG"
 """Where coverage tells the processes below how to measure."""
 
 _taken: list[str] = []
+
+
+def trace_once() -> None:
+    """End the tracing that began with this process, before pytest-cov begins its own.
+
+    A process of pytest-xdist's has both, and when one pauses the other goes on.
+    """
+    if measured := Coverage.current():
+        measured.stop()
 
 
 def leave_processes_alone() -> None:
