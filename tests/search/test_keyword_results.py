@@ -144,14 +144,14 @@ async def test_each_chunk_counts_once(library: Library, number: int) -> None:
         )
 
 
-@pytest.mark.parametrize("number", [512, 600])
+@pytest.mark.parametrize("number", [512, 600, 1200])
 async def test_the_oldest_and_the_newest_count(library: Library, number: int) -> None:
-    """From 512 chunks on, 256 of either end are the sample; a common word is looked for last."""
+    """512 of either end are the sample; from 512 on, a common word is looked for last."""
     tenant = library.tenants[await of_chunks(library, number)]
     row = await library.admin.fetchrow(WEIGHED, tenant)
     assert row is not None
     assert row["rare"] == "'refund'"
-    assert min(row["weights"]) == pytest.approx(math.log(1 + 0.5 / 512.5))
+    assert min(row["weights"]) == pytest.approx(math.log(1 + 0.5 / (min(number, 1024) + 0.5)))
 
 
 @pytest.mark.parametrize("k", [1, 3, 10])

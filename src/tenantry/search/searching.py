@@ -159,7 +159,7 @@ async def keyword_search(
         text: What a person has typed. No text is an error; the first 4,000 characters count.
         k: How many at most, 1 to 1,000.
         language: The language of the text, of `tenantry.schema.languages.LANGUAGES`; None for
-            those of the tenant's 256 oldest and 256 newest chunks.
+            those of the tenant's 512 oldest and 512 newest chunks.
         where: Conditions on the metadata of documents; see `Filter`.
         highlight: Whether hits have a `Highlight`.
 

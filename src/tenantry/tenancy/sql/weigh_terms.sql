@@ -11,7 +11,7 @@
 -- every term is common, it is the same as everything.
 --
 -- The weight is BM25's: ln(1 + (N - n + 0.5) / (n + 0.5)) (Robertson and Zaragoza, 2009, in the
--- form of Lucene). N and n are counted in a sample, the 256 oldest and the 256 newest chunks;
+-- form of Lucene). N and n are counted in a sample, the 512 oldest and the 512 newest chunks;
 -- they are the tenant's own, so that no tenant's words show in another's results.
 CREATE OR REPLACE FUNCTION tenantry.weigh_terms(
     tenant uuid, words text, pairs text[], spoken text[],
@@ -26,14 +26,14 @@ AS $$
 BEGIN
     WITH oldest AS MATERIALIZED (
         SELECT c.id, c.language, c.lexemes FROM public.knowledge_chunks c
-         WHERE c.tenant_id = tenant ORDER BY c.id LIMIT 256
+         WHERE c.tenant_id = tenant ORDER BY c.id LIMIT 512
     ), sample AS MATERIALIZED (
         SELECT o.language, o.lexemes FROM oldest o
         UNION ALL
         (SELECT c.language, c.lexemes FROM public.knowledge_chunks c
           WHERE c.tenant_id = tenant
             AND c.id > (SELECT o.id FROM oldest o ORDER BY o.id DESC LIMIT 1)
-          ORDER BY c.id DESC LIMIT 256)
+          ORDER BY c.id DESC LIMIT 512)
     ), heard AS (
         SELECT DISTINCT s.language FROM sample s WHERE spoken IS NULL
         UNION ALL
