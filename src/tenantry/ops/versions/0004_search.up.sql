@@ -166,8 +166,8 @@ DECLARE
     -- recall that they reach, settings of ef_search.
     tuned jsonb := coalesce(
         nullif(current_setting('tenantry.vector_search', true), ''),
-        '{"whole": {"roots": 5, "least": 2000,
-                    "ef_search": {"0.9": 100, "0.95": 200, "0.97": 400, "0.99": 800}},
+        '{"whole": {"roots": 7, "least": 2000,
+                    "ef_search": {"0.9": 400, "0.95": 800, "0.97": 1000}},
           "part": {"roots": 0.7, "least": 1500,
                    "ef_search": {"0.9": 60, "0.95": 120, "0.97": 250, "0.99": 500}}}'
     );
