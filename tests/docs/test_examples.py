@@ -1,10 +1,11 @@
-"""What the README and the documentation show: their Python compiles, and what is marked runs."""
+"""What the README and the documentation show: their Python runs, and what they name is there."""
 
 from __future__ import annotations
 
-import ast
+import json
 import os
 import re
+import shutil
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,9 +15,13 @@ import pytest
 import typer.main
 
 from tenantry.cli.main import app
+from tenantry.ops import embedded
 from tenantry.settings import url_text
 from tests.conftest import TenantPair, Urls
+from tests.docs.around import AROUND, PAGE
+from tests.docs.reading import Step
 from tests.forked import Forked
+from tests.places import scratch
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -68,6 +73,13 @@ PYTHON = [block for block in blocks() if block.language == "python"]
 # What needs more than two tenants has a test of its own, where that is made.
 PREPARED = {"move_users.py"}
 RUNNABLE = [block for block in PYTHON if block.file and block.file not in PREPARED]
+# Their Python is files, which test_tutorial.py and test_quickstart.py see to.
+FILES = {"tutorial.md", "quickstart.md"}
+READ = {block.page: None for block in PYTHON if not block.file and block.page.name not in FILES}
+# What stands for the reader's own database and folder.
+APP = "postgresql://tenantry_app@db.example.com/shop"
+ADMIN = re.compile("postgresql://(admin@localhost/shop|postgres@localhost/app)")
+FOLDER = "/tmp/scratch"
 
 
 def run(folder: Path, urls: Urls, *arguments: str) -> str:
@@ -89,12 +101,6 @@ async def test_the_readme_and_the_guides_have_an_example_that_runs() -> None:
     assert [block.page.name for block in RUNNABLE] == pages
 
 
-@pytest.mark.parametrize("block", PYTHON, ids=str)
-def test_python_examples_compile(block: Block) -> None:
-    """Every Python block is Python; ``await`` and ``async with`` may stand at its top."""
-    compile(block.code, str(block), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
-
-
 @pytest.mark.parametrize("block", RUNNABLE, ids=str)
 async def test_marked_examples_print_what_the_page_says(
     block: Block, urls: Urls, tenants: TenantPair, tmp_path: Path
@@ -112,6 +118,39 @@ async def test_marked_examples_print_what_the_page_says(
     expected = re.search(r"^```text\n(.*?)^```$", after, re.MULTILINE | re.DOTALL)
     assert expected is not None
     assert printed == expected[1]
+
+
+def steps(page: Path) -> list[Step]:
+    """Return a page's blocks, with what stands around them, in the order in which they run."""
+    code = [(page.name, each.line, each.code) for each in PYTHON if each.page == page]
+    before, *between, after = AROUND.get(page.name, PAGE).split(PAGE)
+    ordered: list[Step] = [("", 0, before)]
+    for own in between:
+        ordered += [code.pop(0), ("", 0, own)]
+    return [*ordered, *code, ("", 0, after)]
+
+
+@pytest.mark.parametrize("page", READ, ids=lambda page: page.name)
+async def test_who_types_in_the_examples_of_a_page_gets_no_error(
+    page: Path, urls: Urls, tenants: TenantPair
+) -> None:
+    """Each block runs after those above it, and does what the page says."""
+    assert [tenant.slug for tenant in tenants] == ["acme", "globex"]
+    folder = scratch("page-")  # a block's own server has to get in, also as root
+    program = ADMIN.sub(url_text(urls.admin), json.dumps(steps(page)))
+    program = program.replace(APP, url_text(urls.app)).replace(FOLDER, f"{folder}/server")
+    try:
+        (folder / "steps").write_text(program, encoding="utf-8")
+        run(folder, urls, str(Path(__file__).with_name("reading.py")), "steps")
+    finally:
+        for file in folder.rglob("postmaster.pid"):  # of a block that was not followed to its end
+            embedded.stop(file.parents[1])
+        shutil.rmtree(folder)
+
+
+def test_nothing_stands_around_a_page_without_examples() -> None:
+    """A page that is renamed keeps what its examples are tried with."""
+    assert AROUND.keys() <= {page.name for page in READ}
 
 
 def anchors(page: Path) -> set[str]:

@@ -54,6 +54,13 @@ def environment() -> Iterator[dict[str, str]]:
     shutil.rmtree(home)
 
 
+def test_all_of_its_python_is_in_files() -> None:
+    """No code stands there that the next test does not run."""
+    python = [found for found in _BLOCK.finditer(PAGE) if found["language"] == "python"]
+    assert python
+    assert all(found["file"] for found in python)
+
+
 def test_who_follows_the_page_sees_what_it_shows(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
