@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, TextClause
+from sqlalchemy import Connection, CursorResult, TextClause
 
 from tenantry.ops.audit.static import catalog_queries as queries
 
@@ -374,7 +374,7 @@ def read_snapshot(connection: Connection, *, tenant_setting: str | None = None) 
     """
 
     def read(query: TextClause, kind: type[_T], **values: Any) -> list[_T]:
-        return [kind(**row) for row in connection.execute(query, values).mappings()]
+        return [kind(**row) for row in _rows(connection.execute(query, values))]
 
     setting = tenant_setting or "tenantry.tenant_id"
     return Snapshot(
@@ -394,13 +394,19 @@ def read_snapshot(connection: Connection, *, tenant_setting: str | None = None) 
     )
 
 
+def _rows(result: CursorResult[Any]) -> Iterator[dict[str, Any]]:
+    # Not mappings(): they look the names up for each row, and there are a thousand.
+    names = tuple(result.keys())
+    return (dict(zip(names, row, strict=True)) for row in result)
+
+
 def _relations(connection: Connection) -> dict[int, Relation]:
-    rows = connection.execute(queries.RELATIONS).mappings()
+    rows = _rows(connection.execute(queries.RELATIONS))
     relations = {row["oid"]: Relation(**row) for row in rows}
 
     def of_each(query: TextClause, kind: type[_T]) -> dict[int, list[_T]]:
         found: defaultdict[int, list[_T]] = defaultdict(list)
-        for row in connection.execute(query).mappings():
+        for row in _rows(connection.execute(query)):
             found[row["relation"]].append(kind(**row))
         return found
 
