@@ -142,6 +142,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     seen: Counter[tuple[Path, str]] = Counter()
     others: list[pytest.Item] = []
     for item in items:
+        if item.get_closest_marker("untraced"):
+            item.stash[UNTRACED] = True
         if isinstance(item, pytest.Function) and hasattr(item, "callspec"):
             test = (item.path, item.originalname)
             if seen[test] % _TRACED_EACH:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from sqlalchemy import MetaData
 
 from tenantry import Database
@@ -19,6 +20,7 @@ def with_cookie(token: str) -> dict[str, str]:
     return {"Cookie": f"__Host-session={token}"}
 
 
+@pytest.mark.untraced
 async def test_the_desk_is_isolated(urls: Urls) -> None:
     """Every page and form is carried out with the session's cookie, and shows no other tenant's."""
     await migrate(urls.admin, project=load_project(EXAMPLE))

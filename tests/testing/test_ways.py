@@ -47,6 +47,7 @@ async def test_each_way_is_found(bench: Workbench) -> None:
     assert not report.unexercised
 
 
+@pytest.mark.untraced
 async def test_the_same_mended_pass(bench: Workbench) -> None:
     """All of it is carried out, and nothing of it is reported."""
     app = Ways(bench.db, bench.auth, leaks=False).app
