@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 from alembic.script import Script, ScriptDirectory
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from tenantry.ops.diagnosis.report import Diagnosis
 from tenantry.ops.environment import load_scripts
 from tenantry.ops.project import Project
 from tenantry.ops.revisions import applied_revisions, refuse_unknown_revisions
+from tenantry.schema.row_security import OPERATOR_ROLE
+from tenantry.tenancy.catalog import quote
 
 __all__ = ["diagnose_migrations", "pending_revisions"]
+
+# An administrator who is no superuser cannot look into the schema; the operator can.
+_MAY_OPERATE: Final = text("""
+    SELECT EXISTS (SELECT FROM pg_roles r WHERE r.rolname = :role AND pg_has_role(r.oid, 'SET'))
+""")
 
 
 async def diagnose_migrations(connection: AsyncConnection, *, project: Project) -> list[Diagnosis]:
@@ -23,6 +31,8 @@ async def diagnose_migrations(connection: AsyncConnection, *, project: Project) 
         SchemaTooNewError: A newer tenantry has migrated it.
         MigrationError: The project's migrations cannot be read, or are not this database's.
     """
+    if await connection.scalar(_MAY_OPERATE, {"role": OPERATOR_ROLE}):
+        await connection.execute(text(f"SET LOCAL ROLE {quote(OPERATOR_ROLE)}"))
     return [await connection.run_sync(_diagnose, project)]
 
 
