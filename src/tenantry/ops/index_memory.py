@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from tenantry.errors import ConfigurationError
 from tenantry.ops.index_catalog import configure, connection_as, find, listed
 from tenantry.ops.vector_parts import is_part_index
-from tenantry.schema.row_security import OPERATOR_ROLE
+from tenantry.schema.row_security import OPERATOR_ROLE, OWNER_ROLE
 from tenantry.tenancy.catalog import quote
 
 __all__ = ["BuildAdvice", "Warmed", "advice_for", "advise", "build_bytes", "warm_index"]
@@ -139,7 +139,8 @@ async def warm_index(admin_url: URL, name: str) -> Warmed:
         DatabaseUnavailableError, PrivilegeError, SchemaMissingError, ConflictError: see
             `list_indexes`.
     """
-    async with connection_as(admin_url, role=None) as connection:
+    # pg_prewarm asks for rights on what it reads.
+    async with connection_as(admin_url, role=OWNER_ROLE) as connection:
         index = await find(connection, name)
         buffers = (await connection.execute(_MEMORY)).one().buffers
         schema = await connection.scalar(_HAS_PREWARM)
