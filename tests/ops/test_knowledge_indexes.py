@@ -103,7 +103,7 @@ async def test_interrupted_rebuild_is_mended(
     task = asyncio.create_task(rebuild_index(urls.admin, INDEX, on_progress=note))
     await asyncio.wait_for(waiting.wait(), 20)
     with pytest.raises(ConflictError, match="being built"):
-        await _mend_impatiently(urls)
+        await mend_indexes(urls.admin)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -115,12 +115,6 @@ async def test_interrupted_rebuild_is_mended(
     assert await mend_indexes(urls.admin) == [Mended(left[0].name, "dropped")]
     assert await mend_indexes(urls.admin) == []
     assert all(each.is_valid for each in await list_indexes(urls.admin))
-
-
-async def _mend_impatiently(urls: Urls) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(index_catalog, "_LOCK_TIMEOUT_MS", 50)
-        await mend_indexes(urls.admin)
 
 
 async def test_invalid_index_is_rebuilt(

@@ -24,6 +24,7 @@ from tenantry.tenancy.connecting import create_engine
 __all__ = [
     "LOCK_NOT_AVAILABLE",
     "KnowledgeIndex",
+    "become_the_only_builder",
     "configure",
     "connection_as",
     "find",
@@ -36,6 +37,20 @@ LOCK_NOT_AVAILABLE: Final = "55P03"
 """PostgreSQL's SQLSTATE where a lock was waited for in vain."""
 
 _LOCK_TIMEOUT_MS: Final = 5_000
+
+_BUILDING: Final = 0x7E4A_1DE5
+
+# Anybody's locks are shown, but not who works: autovacuum alone has no user, and gives way.
+_BUILDER: Final = text("""
+    SELECT l.pid FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
+     WHERE l.relation IN (to_regclass('public.knowledge_documents'),
+                          to_regclass('public.knowledge_chunks'))
+       AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+       AND l.mode IN ('ShareUpdateExclusiveLock', 'ShareLock', 'ShareRowExclusiveLock',
+                      'ExclusiveLock', 'AccessExclusiveLock')
+       AND l.pid <> pg_backend_pid() AND a.usesysid IS NOT NULL
+     LIMIT 1
+""")
 
 # A concurrent build that failed leaves its index behind, invalid, under such a name.
 _LEFT_BEHIND: Final = r"_cc(new|old)\d*$"
@@ -129,6 +144,29 @@ async def find(connection: AsyncConnection, name: str) -> KnowledgeIndex:
     raise ConfigurationError(
         f"The knowledge tables have no index {name!r}. They have "
         f"{', '.join(each.name for each in indexes)}."
+    )
+
+
+async def become_the_only_builder(connection: AsyncConnection) -> None:
+    """Make sure that nobody builds an index of the knowledge tables, and none of ours begins.
+
+    A concurrent build waits at its end for all who were at work before it, and so for another one
+    that waits for its lock: PostgreSQL finds a deadlock, and ends the one that was nearly done.
+    Holds until the connection is closed.
+
+    Raises:
+        ConflictError: An index is being built, or a table vacuumed, or locked for something else.
+    """
+    turn = text("SELECT pg_try_advisory_lock(:key)")
+    is_ours = await connection.scalar(turn, {"key": _BUILDING})
+    pid = await connection.scalar(_BUILDER) if is_ours else None
+    if is_ours and pid is None:
+        return
+    by = "" if pid is None else f" by PostgreSQL's process {pid}"
+    raise ConflictError(
+        f"An index of the knowledge tables is being built, or a table vacuumed or locked{by}. Two "
+        "builds at once would end each other. Wait until it is done; "
+        "pg_stat_progress_create_index shows how far a build is."
     )
 
 

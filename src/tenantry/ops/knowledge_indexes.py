@@ -19,6 +19,7 @@ from tenantry.errors import ConflictError, InvalidValueError, MigrationError
 from tenantry.ops.index_catalog import (
     LOCK_NOT_AVAILABLE,
     KnowledgeIndex,
+    become_the_only_builder,
     configure,
     connection_as,
     find,
@@ -102,7 +103,8 @@ async def rebuild_index(
     Raises:
         InvalidValueError: ``memory_bytes`` is less, or more.
         ConfigurationError: The knowledge tables have no index of this name.
-        ConflictError: It is what a failed build has left; `mend_indexes` drops it.
+        ConflictError: It is what a failed build has left, which `mend_indexes` drops; or an index
+            of the knowledge tables is being built.
         MigrationError: The build failed; the old index is in use as before, and an invalid one may
             be left, which `mend_indexes` drops.
         DatabaseUnavailableError, PrivilegeError, SchemaMissingError: see `list_indexes`.
@@ -119,6 +121,7 @@ async def rebuild_index(
                 f"{name} is what a failed build has left; `tenantry knowledge mend` or "
                 "mend_indexes() drops it. Rebuild the index that it was to replace."
             )
+        await become_the_only_builder(connection)
         await _rebuild(admin_url, connection, index, on_progress, memory_bytes)
 
 
@@ -128,15 +131,15 @@ async def mend_indexes(
     """Rebuild invalid indexes, and drop what failed rebuilds have left.
 
     Raises:
-        ConflictError: An index is being built, or the table vacuumed: an index may look invalid
-            that will be valid.
+        ConflictError: An index is being built, or a table vacuumed or locked: an index may look
+            invalid that will be valid.
         MigrationError: A build failed.
         DatabaseUnavailableError, PrivilegeError, SchemaMissingError: see `list_indexes`.
     """
     mended: list[Mended] = []
     async with connection_as(admin_url, role=OWNER_ROLE) as connection:
         await listed(connection)  # or else the tables may be missing
-        await _require_nobody_builds(connection)
+        await become_the_only_builder(connection)
         for index in await listed(connection):
             if index.is_left_behind and not index.is_valid:
                 await _run(
@@ -147,25 +150,6 @@ async def mend_indexes(
                 await _rebuild(admin_url, connection, index, on_progress)
                 mended.append(Mended(index.name, "rebuilt"))
     return mended
-
-
-async def _require_nobody_builds(connection: AsyncConnection) -> None:
-    # The lock of a concurrent build conflicts with itself.
-    await connection.exec_driver_sql("BEGIN")
-    try:
-        await connection.exec_driver_sql(
-            "LOCK TABLE public.knowledge_documents, public.knowledge_chunks"
-            " IN SHARE UPDATE EXCLUSIVE MODE"
-        )
-    except DBAPIError as error:
-        if state_of(error) != LOCK_NOT_AVAILABLE:
-            raise
-        raise ConflictError(
-            "An index of the knowledge tables is being built, or a table vacuumed. Wait until it "
-            "is done."
-        ) from error
-    finally:
-        await connection.exec_driver_sql("ROLLBACK")
 
 
 async def _rebuild(
@@ -225,6 +209,8 @@ async def _run(connection: AsyncConnection, statement: str) -> None:
     try:
         await connection.exec_driver_sql(statement)
     except DBAPIError as error:
+        if state_of(error) == LOCK_NOT_AVAILABLE:
+            raise
         raise MigrationError(
             f"{statement} failed (SQLSTATE {state_of(error)}). What was valid is in use as before. "
             "See the server's log; `tenantry knowledge mend` or mend_indexes() removes what was "

@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.pool import NullPool
 
 from tenantry.errors import MigrationError
+from tenantry.ops.index_catalog import become_the_only_builder
 from tenantry.schema.row_security import OWNER_ROLE
 from tenantry.schema.types import EMBEDDING_DIMENSIONS
 from tenantry.tenancy.connecting import create_engine
@@ -76,6 +77,7 @@ async def make_parts(
 
     Raises:
         MigrationError: A build failed. Those that were made before are in use; run it again.
+        ConflictError: Another index of the knowledge tables is being built.
         DatabaseUnavailableError: The server does not answer or refuses the connection.
         PrivilegeError: The role may not become the owner.
     """
@@ -98,7 +100,7 @@ async def drop_parts(admin_url: URL) -> None:
     """Drop the indexes by parts; searches go back to the index of all vectors.
 
     Raises:
-        MigrationError, DatabaseUnavailableError, PrivilegeError: as `make_parts`.
+        MigrationError, ConflictError, DatabaseUnavailableError, PrivilegeError: as `make_parts`.
     """
     async with _connection(admin_url) as connection:
         for part in range(PARTS):
@@ -126,6 +128,7 @@ async def _connection(admin_url: URL) -> AsyncIterator[AsyncConnection]:
             # Other transactions are waited for: that takes as long as they take.
             for name in ("lock_timeout", "statement_timeout"):
                 await connection.exec_driver_sql(f"SET {name} = 0")
+            await become_the_only_builder(connection)
             yield connection
     finally:
         await engine.dispose()
