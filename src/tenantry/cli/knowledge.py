@@ -15,7 +15,7 @@ from tenantry.cli import console, knowledge_indexes
 from tenantry.cli.console import Json, counted, err, out
 from tenantry.cli.escaping import printable
 from tenantry.database import Database
-from tenantry.errors import InvalidValueError
+from tenantry.errors import InvalidValueError, PrivilegeError
 from tenantry.knowledge import HASH_EMBEDDER, ImportReport, import_folder, load_embedder
 from tenantry.ops.tenants import find_tenant
 from tenantry.ops.vector_measuring import (
@@ -119,7 +119,7 @@ def tune(
     if dry_run and parts is not None:
         raise InvalidValueError("--dry-run changes nothing: give it without --parts or --no-parts.")
 
-    async def work() -> tuple[TuningReport, bool]:
+    async def work() -> tuple[TuningReport, bool, PrivilegeError | None]:
         async with console.open_database() as db:
             await _change_parts(db, parts)
             with console.progress("asking") as report:
@@ -131,16 +131,21 @@ def tune(
                     ),
                 )
             if dry_run or found.tuning is None or db.settings.admin_url is None:
-                return found, False
-            await keep_tuning(db.settings.admin_url, found.tuning)
-            return found, True
+                return found, False, None
+            try:
+                await keep_tuning(db.settings.admin_url, found.tuning)
+            except PrivilegeError as error:
+                return found, False, error  # what took a minute to measure is printed before
+            return found, True, None
 
-    found, kept = console.run(work())
+    found, kept, refused = console.run(work())
     if as_json:
         console.print_json(_tuning_row(found, kept=kept))
     else:
         for each in found.indexes:
             _print_measured(found, each)
+    if refused is not None:
+        raise refused
     if found.tuning is None:
         console.step(
             "nothing to tune: each tenant has so few chunks that a search compares them all"

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
+from urllib.parse import quote as url_quote
 
 from sqlalchemy import URL, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
@@ -172,7 +173,8 @@ async def keep_tuning(admin_url: URL, tuning: VectorTuning) -> None:
     """Keep ``tuning`` for the database. It holds for connections that are opened from now on.
 
     Raises:
-        PrivilegeError: The administrator may not; the message says what a superuser has to run.
+        PrivilegeError: The administrator may not; the message says what to put into the
+            application's URL, and what a superuser could run.
     """
     engine = create_engine(admin_url, pool_class=NullPool)
     try:
@@ -184,7 +186,9 @@ async def keep_tuning(admin_url: URL, tuning: VectorTuning) -> None:
             except PrivilegeError as error:
                 raise PrivilegeError(
                     f"{error} PostgreSQL lets superusers keep such a setting, and whom they grant "
-                    f"it. A superuser has to run GRANT SET ON PARAMETER {VECTOR_SEARCH} TO the "
+                    "it. Put it into the application's URL, as the option "
+                    f"?{VECTOR_SEARCH}={url_quote(tuning.json(), safe='')} or with & for the ?. Or "
+                    f"let a superuser run GRANT SET ON PARAMETER {VECTOR_SEARCH} TO the "
                     f"administrator's role, or this: {statement};"
                 ) from error
     finally:
