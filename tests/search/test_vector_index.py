@@ -92,6 +92,7 @@ async def test_without_the_index(library: Library, broken: str) -> None:
                 plan = await explain_vector_search(tx, documents=documents)
                 assert plan.plan == "exact"
                 assert "there is no valid index" in plan.reason
+                assert "`tenantry knowledge mend` rebuilds one that is invalid" in plan.reason
                 hits = await vector_search(tx, QUESTION, documents=documents)
                 assert [h.content.split()[1] for h in hits] == [e.split()[1] for e in expected]
     finally:

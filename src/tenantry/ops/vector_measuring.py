@@ -214,7 +214,8 @@ async def _chosen(db: Database, everybody: Sequence[TenantMeasured]) -> list[Ten
     if any(each.kind == "exact" for each in looked_at):
         raise SchemaError(
             "The index knowledge_chunks_embedding_idx is missing or invalid, so there is nothing "
-            "to measure. Build it first; `tenantry db check` names what is missing."
+            "to measure. Build it first: `tenantry knowledge mend` rebuilds one that is invalid, "
+            "`tenantry db check` names what is missing."
         )
     return [
         tenant

@@ -98,7 +98,8 @@ class VectorPlan:
         more = f"More than {self.exact_up_to:,} candidates"
         if self.plan == "exact" and self.ef_search is not None:
             return (
-                f"{more}, but there is no valid index: `tenantry db check` names what is missing."
+                f"{more}, but there is no valid index: `tenantry knowledge mend` rebuilds one that "
+                "is invalid, `tenantry db check` names what is missing."
             )
         if self.plan == "exact":
             return f"{more}, but no setting of the index has reached the recall that is wanted."
