@@ -10,8 +10,9 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from tenantry.errors import ConflictError
+from tenantry.errors import ConflictError, DatabaseUnavailableError
 from tenantry.ops.doctor import examine
+from tenantry.ops.index_catalog import connection_as
 from tenantry.ops.knowledge_indexes import (
     BuildProgress,
     Warmed,
@@ -111,3 +112,12 @@ async def test_nobody_builds_beside_an_index_made_by_hand(
         await _none_builds_beside(managed)
     await building
     assert await mend_indexes(managed.admin) == []
+
+
+async def test_before_the_first_migration_the_error_says_to_migrate(managed: Urls) -> None:
+    """A role that is not there yet is made by a migration."""
+    with pytest.raises(
+        DatabaseUnavailableError, match="no role tenantry_other.*`tenantry db migrate`"
+    ):
+        async with connection_as(managed.admin, role="tenantry_other"):
+            pass

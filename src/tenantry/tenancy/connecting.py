@@ -156,7 +156,10 @@ def _refused(error: asyncpg.PostgresError, place: str, role: str | None) -> Tena
         "42501": f"the role may not become {role or 'what the URL says'}, so it is not the "
         "administrator's",
         "42704": f"{error.args[0] if error.args else 'an option'}. Correct it in the URL",
-        "22023": "an option of the URL, or the role to become, is unknown. Is it migrated",
+        "22023": (
+            f"there is no role {role}, which `tenantry db migrate` makes, or " if role else ""
+        )
+        + "it does not take a value among the URL's options. Correct it in the URL",
     }
     state = error.sqlstate or ""
     reason = reasons.get(state, f"{type(error).__name__}, SQLSTATE {state}. See the server's log")
