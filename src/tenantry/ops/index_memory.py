@@ -21,8 +21,9 @@ _BYTES_PER_VECTOR: Final = 5_000
 
 _PREWARM_SAMPLES: Final = 200
 
-_HAS_PREWARM: Final = text("""
-    SELECT n.nspname FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace
+_PREWARM: Final = text("""
+    SELECT n.nspname AS schema, has_schema_privilege(n.oid, 'USAGE') AS is_open
+      FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace
      WHERE e.extname = 'pg_prewarm'
 """)
 
@@ -143,12 +144,13 @@ async def warm_index(admin_url: URL, name: str) -> Warmed:
     async with connection_as(admin_url, role=OWNER_ROLE) as connection:
         index = await find(connection, name)
         buffers = (await connection.execute(_MEMORY)).one().buffers
-        schema = await connection.scalar(_HAS_PREWARM)
-        if schema is not None:
-            await connection.execute(
-                text(f"SELECT {quote(schema)}.pg_prewarm(CAST(:index AS regclass))"),
-                {"index": f"public.{quote(name)}"},
-            )
+        prewarm = (await connection.execute(_PREWARM)).one_or_none()
+        if prewarm is not None:
+            if prewarm.is_open:
+                await _prewarm(connection, prewarm.schema, name)
+            else:
+                async with connection_as(admin_url, role=None) as login:
+                    await _prewarm(login, prewarm.schema, name)
             return Warmed(name, "pg_prewarm", index.size_bytes, index.size_bytes <= buffers)
         if index.method != "hnsw" or is_part_index(name):
             raise ConfigurationError(
@@ -157,6 +159,13 @@ async def warm_index(admin_url: URL, name: str) -> Warmed:
         async with connection_as(admin_url, role=OPERATOR_ROLE) as operator:
             await _search(operator, index.table)
         return Warmed(name, "searches", index.size_bytes, index.size_bytes <= buffers)
+
+
+async def _prewarm(connection: AsyncConnection, schema: str, name: str) -> None:
+    await connection.execute(
+        text(f"SELECT {quote(schema)}.pg_prewarm(CAST(:index AS regclass))"),
+        {"index": f"public.{quote(name)}"},
+    )
 
 
 async def _search(connection: AsyncConnection, table: str) -> None:
