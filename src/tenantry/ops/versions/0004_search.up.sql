@@ -342,7 +342,7 @@ BEGIN
         UNION ALL
         SELECT unnest(spoken)
     ), asked AS (
-        (SELECT ('''' || replace(replace(word.lexeme, '\', '\\'), '''', '''''') || '''')::tsquery
+        (SELECT ('''' || replace(replace(word.lexeme, E'\\', E'\\\\'), '''', '''''') || '''')::tsquery
                     AS term
            FROM heard h, unnest(tenantry.lexemes(h.language, words)) word
           GROUP BY word.lexeme ORDER BY min(word.positions[1]) LIMIT 128)
@@ -984,7 +984,7 @@ CREATE OR REPLACE FUNCTION tenantry.search_substrings(wanted text, k integer, fi
 AS $$
 DECLARE
     tenant uuid := tenantry.current_tenant();
-    pattern text := '%' || replace(replace(replace(lower(wanted), '\', '\\'), '%', '\%'), '_', '\_') || '%';
+    pattern text := '%' || replace(replace(replace(lower(wanted), E'\\', E'\\\\'), '%', E'\\%'), '_', E'\\_') || '%';
     wanted_documents uuid[];
 BEGIN
     IF tenant IS NULL OR wanted = '' THEN

@@ -19,7 +19,7 @@ CREATE OR REPLACE FUNCTION tenantry.search_substrings(wanted text, k integer, fi
 AS $$
 DECLARE
     tenant uuid := tenantry.current_tenant();
-    pattern text := '%' || replace(replace(replace(lower(wanted), '\', '\\'), '%', '\%'), '_', '\_') || '%';
+    pattern text := '%' || replace(replace(replace(lower(wanted), E'\\', E'\\\\'), '%', E'\\%'), '_', E'\\_') || '%';
     wanted_documents uuid[];
 BEGIN
     IF tenant IS NULL OR wanted = '' THEN

@@ -39,7 +39,7 @@ BEGIN
         UNION ALL
         SELECT unnest(spoken)
     ), asked AS (
-        (SELECT ('''' || replace(replace(word.lexeme, '\', '\\'), '''', '''''') || '''')::tsquery
+        (SELECT ('''' || replace(replace(word.lexeme, E'\\', E'\\\\'), '''', '''''') || '''')::tsquery
                     AS term
            FROM heard h, unnest(tenantry.lexemes(h.language, words)) word
           GROUP BY word.lexeme ORDER BY min(word.positions[1]) LIMIT 128)
