@@ -207,6 +207,8 @@ VECTORS: list[tuple[Any, str]] = [
     ([0.0] * EMBEDDING_DIMENSIONS, "length zero"),
     ([-0.0] * EMBEDDING_DIMENSIONS, "length zero"),
     ([1e-60] * EMBEDDING_DIMENSIONS, "length zero"),
+    ([1e-13] * EMBEDDING_DIMENSIONS, "largest component is 1e-13"),
+    (array("f", [-2e12, *UNIT[1:]]), r"largest component is 2e\+12"),
     ("x" * EMBEDDING_DIMENSIONS, "is a str"),
     (bytes(4 * EMBEDDING_DIMENSIONS), "is a bytes"),
     (["x"] * EMBEDDING_DIMENSIONS, "float32 numbers only"),
@@ -215,6 +217,18 @@ VECTORS: list[tuple[Any, str]] = [
     (3, "is a int"),
     (AsArray(3), "is a AsArray"),
 ]
+
+
+async def test_longest_and_shortest_vectors_can_be_compared(
+    db: Database, tenants: TenantPair, document: UUID
+) -> None:
+    """Of each that is taken, PostgreSQL says that it is like itself and the others."""
+    alike = [[length, *[length / 2] * (EMBEDDING_DIMENSIONS - 1)] for length in (1e-12, 1.0, 1e12)]
+    await load(db, tenants, ["x"] * 3, document_id=document, embeddings=alike)
+    compare = "SELECT max(a.embedding <=> b.embedding) FROM knowledge_chunks a, knowledge_chunks b"
+    async with db.tenant(tenants.a.id) as tx:
+        farthest = await tx.scalar(text(compare))
+    assert farthest == pytest.approx(0, abs=1e-5)
 
 
 async def test_bad_vector_is_refused_by_row(
@@ -229,9 +243,9 @@ async def test_bad_vector_is_refused_by_row(
 
 
 async def test_extreme_numbers_are_kept(db: Database, tenants: TenantPair, document: UUID) -> None:
-    """The largest and the smallest float32 are numbers like others."""
-    extreme = array("f", [3.4e38, -3.4e38, 1e-45, -0.0, *UNIT[4:]])
-    smallest = array("f", [1e-30, *UNIT[1:]])
+    """The largest that can be compared, and the smallest float32, are numbers like others."""
+    extreme = array("f", [1e12, -1e12, 1e-45, -0.0, *UNIT[4:]])
+    smallest = array("f", [1e-12, 1e-30, *UNIT[2:]])
     await load(db, tenants, [Chunk("x", extreme), Chunk("x", smallest)], document_id=document)
     found = [array("f", each.embedding or []) for each in await rows(db, tenants)]
     assert found == [extreme, smallest]

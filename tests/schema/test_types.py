@@ -63,6 +63,8 @@ def test_a_message_of_100_mb_is_refused_before_it_is_sent() -> None:
         ([math.nan, *UNIT[1:]], r"\[0\] is nan"),
         ([*UNIT[:-1], math.inf], r"\[1023\] is inf"),
         ([1e39, *UNIT[1:]], "float32|inf"),
+        ([1e-13] * 1024, "largest component is 1e-13; 1e-12 to 1e12 is required"),
+        ([-2e12, *UNIT[1:]], r"largest component is 2e\+12"),
         (["a", *UNIT[1:]], "float32 numbers only"),
         ("x" * 1024, "is a str"),
         (7, "is a int"),

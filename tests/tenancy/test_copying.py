@@ -157,6 +157,7 @@ VECTORS: list[tuple[Any, str]] = [
     ([0.0] * EMBEDDING_DIMENSIONS, "length zero"),
     ([1e-60] * EMBEDDING_DIMENSIONS, "length zero"),
     ([-0.0] * EMBEDDING_DIMENSIONS, "length zero"),
+    ([1e-13] * EMBEDDING_DIMENSIONS, "largest component is 1e-13"),
     ([3e38, *UNIT[1:-1], -math.nan], r"\[1023\] is nan"),
     ("x" * EMBEDDING_DIMENSIONS, "is a str"),
     (["x"] * EMBEDDING_DIMENSIONS, "float32 numbers only"),
@@ -176,9 +177,9 @@ async def test_bad_vector_is_refused_by_row(
 
 
 async def test_extreme_numbers_are_kept(db: Database, tenants: TenantPair) -> None:
-    """The largest and the smallest float32 are numbers like others."""
-    extreme = [3.4e38, -3.4e38, 1e-45, -0.0, *UNIT[4:]]
-    smallest = [1e-30, *UNIT[1:]]
+    """The largest that can be compared, and the smallest float32, are numbers like others."""
+    extreme = [1e12, -1e12, 1e-45, -0.0, *UNIT[4:]]
+    smallest = [1e-12, 1e-30, *UNIT[2:]]
     await load(db, DOCUMENTS, documents(tenants.a, extreme, smallest), DOCUMENT_COLUMNS)
     async with db.operator(reason="test") as tx:
         stored = await tx.scalars(select(KnowledgeDocument).order_by(KnowledgeDocument.title))

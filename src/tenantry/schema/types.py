@@ -23,6 +23,7 @@ from tenantry.errors import InvalidValueError
 __all__ = [
     "CONTENT_MAX_BYTES",
     "EMBEDDING_DIMENSIONS",
+    "EMBEDDING_LEAST",
     "STORAGE",
     "STORAGE_PARAMETERS",
     "BoundedText",
@@ -31,12 +32,17 @@ __all__ = [
     "JsonObject",
     "TypedJson",
     "UtcDateTime",
+    "check_direction",
     "check_embedding",
     "check_text",
 ]
 
 EMBEDDING_DIMENSIONS: Final = 1024
 """Length of every stored vector, in float32 components."""
+
+EMBEDDING_LEAST: Final = 2.0**-40
+"""Of a vector's largest component. Squares of smaller numbers, and of larger ones than its inverse,
+do not fit the float32 that pgvector adds them up in: every similarity would be 1, 0 or NaN."""
 
 STORAGE: Final = "storage"
 """Where `sqlalchemy.Column.info` says how PostgreSQL stores a column: ``"PLAIN"`` for always within
@@ -89,6 +95,31 @@ def check_text(value: object, *, max_bytes: int, where: str) -> str:
 
 
 def check_embedding(
+    value: object, *, dimensions: int = EMBEDDING_DIMENSIONS, where: str = "embedding"
+) -> list[float]:
+    """Return ``value`` as a list of floats when PostgreSQL can compare it by cosine.
+
+    Args:
+        value: A sequence or one-dimensional array of ``dimensions`` numbers.
+        dimensions: The required length.
+        where: How the message calls the place.
+
+    Raises:
+        InvalidValueError: Wrong length, not numbers, NaN, infinite or zero as float32; or its
+            largest component lies outside `EMBEDDING_LEAST` to its inverse.
+    """
+    numbers = check_direction(value, dimensions=dimensions, where=where)
+    largest = max(map(abs, numbers))
+    if not EMBEDDING_LEAST <= largest <= 1 / EMBEDDING_LEAST:
+        raise InvalidValueError(
+            f"{where}'s largest component is {largest:.3g}; 1e-12 to 1e12 is required, because "
+            "PostgreSQL squares it as a float32. Divide by the vector's length: cosine distances "
+            "stay the same."
+        )
+    return numbers
+
+
+def check_direction(
     value: object, *, dimensions: int = EMBEDDING_DIMENSIONS, where: str = "embedding"
 ) -> list[float]:
     """Return ``value`` as a list of floats when cosine distance is defined for it.

@@ -16,7 +16,12 @@ from functools import cache
 from typing import Any, Final, Protocol, TypeAlias
 
 from tenantry.errors import InvalidValueError
-from tenantry.schema.types import EMBEDDING_DIMENSIONS, check_embedding
+from tenantry.schema.types import (
+    EMBEDDING_DIMENSIONS,
+    EMBEDDING_LEAST,
+    check_direction,
+    check_embedding,
+)
 
 __all__ = ["Embedding", "Matrix", "SupportsArray", "wire_direction", "wire_vector"]
 
@@ -40,14 +45,9 @@ def _first_bytes(least: int, most: int) -> bytes:
 
 # What the first byte of a big-endian float32 can be: it holds the sign, and the exponent but for
 # its last bit. A scan of these bytes takes a microsecond, to look at 1,024 numbers ten times that.
-_TINY: Final = _first_bytes(0, 0)  # zero, or less than 2**-125
-_SMALL: Final = _first_bytes(0, 0x2A)  # less than 2**-41
-_LARGE: Final = _first_bytes(0x54, 0x7F)  # from 2**41 on
-_NOT_FINITE: Final = _first_bytes(0x7F, 0x7F)  # NaN or infinite, or from 2**127 on
-
-_LEAST: Final = 2.0**-40
-"""Squares of smaller numbers, and of larger ones than its inverse, do not fit the float32 that
-pgvector adds them up in: every similarity would be 1, or 0."""
+# The bounds are those of EMBEDDING_LEAST, to a factor of two: what is outside is looked at closely.
+_SMALL: Final = _first_bytes(0, 0x2B)  # less than 2**-39
+_LARGE: Final = _first_bytes(0x53, 0x7F)  # from 2**39 on, infinite, or NaN
 
 
 def wire_vector(value: object, *, where: str, dimensions: int = EMBEDDING_DIMENSIONS) -> bytes:
@@ -62,7 +62,7 @@ def wire_vector(value: object, *, where: str, dimensions: int = EMBEDDING_DIMENS
         InvalidValueError: Cosine distance is not defined for it; see `check_embedding`.
     """
     sent = _packed(value, dimensions)
-    if sent is None or not _is_storable(sent):
+    if sent is None or not _is_comparable(sent):
         given = check_embedding(value, dimensions=dimensions, where=where)
         return _packer(dimensions)(dimensions, 0, *given)
     return sent
@@ -76,26 +76,22 @@ def wire_direction(value: object) -> bytes:
             but zero.
 
     Raises:
-        InvalidValueError: Cosine distance is not defined for it; see `check_embedding`.
+        InvalidValueError: Cosine distance is not defined for it; see `check_direction`.
     """
     sent = _packed(value, EMBEDDING_DIMENSIONS)
-    if sent is not None:
-        first = sent[4::4]
-        if first.translate(None, _SMALL) and len(first.translate(None, _LARGE)) == len(first):
-            return sent
-    given = check_embedding(value)
+    if sent is not None and _is_comparable(sent):
+        return sent
+    given = check_direction(value)
     largest = max(map(abs, given))
-    if not _LEAST <= largest <= 1 / _LEAST:
+    if not EMBEDDING_LEAST <= largest <= 1 / EMBEDDING_LEAST:
         given = [each / largest for each in given]
     return _packer(EMBEDDING_DIMENSIONS)(EMBEDDING_DIMENSIONS, 0, *given)
 
 
-def _is_storable(sent: bytes) -> bool:
-    """Return whether there is neither NaN nor infinity, and not only zeros; False: perhaps."""
+def _is_comparable(sent: bytes) -> bool:
+    """Return whether all is finite and the largest number within bounds; False: perhaps."""
     first = sent[4::4]
-    return bool(first.translate(None, _TINY)) and len(first.translate(None, _NOT_FINITE)) == len(
-        first
-    )
+    return bool(first.translate(None, _SMALL)) and len(first.translate(None, _LARGE)) == len(first)
 
 
 @cache
@@ -233,7 +229,7 @@ def _native(data: bytes, form: str) -> array[float]:
 
 def _row(numbers: array[float], where: str) -> bytes:
     sent = _wire(numbers, EMBEDDING_DIMENSIONS)
-    return sent if sent is not None and _is_storable(sent) else wire_vector(numbers, where=where)
+    return sent if sent is not None and _is_comparable(sent) else wire_vector(numbers, where=where)
 
 
 def _wire(numbers: array[float], dimensions: int) -> bytes | None:
