@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import time
 from collections.abc import AsyncIterator
@@ -11,6 +12,7 @@ from datetime import date
 from pathlib import Path
 from uuid import uuid4
 
+import asyncpg
 import pytest
 from sqlalchemy import URL, text
 
@@ -19,6 +21,7 @@ from tenantry.ops.application_role import audited_role
 from tenantry.ops.diagnosis import capacity, configuration, connection, versions
 from tenantry.ops.diagnosis.report import Diagnosis
 from tenantry.ops.doctor import examine
+from tenantry.ops.knowledge_indexes import Mended, mend_indexes
 from tenantry.ops.migrations import downgrade, migrate
 from tenantry.ops.project import Project
 from tenantry.ops.revisions import revision
@@ -458,6 +461,45 @@ async def test_a_server_that_takes_connections_and_says_nothing_is_named(
     assert "does not answer within 1 s" in found["administrator-connection"].found
     assert found["application-role"].state == "ok"
     assert "hunter2" not in repr(found)
+
+
+# Indexes
+
+
+async def test_invalid_indexes_are_named_with_what_mends_them(
+    urls: Urls, admin: asyncpg.Connection
+) -> None:
+    """Searches go slower without a word, so the doctor says it, and the advice leads out."""
+    assert (await look(urls.settings))["indexes"].state == "ok"
+    await admin.execute(
+        "CREATE INDEX \"By name\" ON widgets (name);"
+        "CREATE INDEX widgets_name_ccnew ON widgets (name);"
+        "UPDATE pg_index SET indisvalid = false WHERE indexrelid IN ('\"By name\"'::regclass,"
+        " 'widgets_name_ccnew'::regclass, 'knowledge_chunks_embedding_idx'::regclass)"
+    )
+    found = (await look(urls.settings))["indexes"]
+    assert found.state == "warning"
+    assert "knowledge_chunks_embedding_idx" in found.found
+    assert await mend_indexes(urls.admin) == [Mended("knowledge_chunks_embedding_idx", "rebuilt")]
+    found = (await look(urls.settings))["indexes"]
+    assert "tenantry knowledge mend" not in found.advice
+    statements = re.findall("`(.+?)`", found.advice)
+    assert statements == [
+        'REINDEX INDEX CONCURRENTLY public."By name"',
+        "DROP INDEX CONCURRENTLY public.widgets_name_ccnew",
+    ]
+    for statement in statements:
+        await admin.execute(statement)
+    assert (await look(urls.settings))["indexes"].state == "ok"
+
+
+async def test_an_invalid_unique_index_is_a_problem(urls: Urls, admin: asyncpg.Connection) -> None:
+    """The build that found a value twice leaves its index, and the values stay twice."""
+    await admin.execute("CREATE TABLE pairs AS SELECT 1 AS value FROM generate_series(1, 2)")
+    with pytest.raises(asyncpg.UniqueViolationError):
+        await admin.execute("CREATE UNIQUE INDEX CONCURRENTLY pairs_value ON pairs (value)")
+    found = (await look(urls.settings))["indexes"]
+    assert (found.state, "public.pairs_value" in found.found) == ("problem", True)
 
 
 # Whose walls are looked at

@@ -29,6 +29,7 @@ from tenantry.ops.diagnosis.configuration import (
 from tenantry.ops.diagnosis.connection import diagnose_clock, diagnose_encryption, diagnose_pooler
 from tenantry.ops.diagnosis.expired import diagnose_expired_rows
 from tenantry.ops.diagnosis.history import diagnose_migrations
+from tenantry.ops.diagnosis.indexes import diagnose_indexes
 from tenantry.ops.diagnosis.report import Diagnosis
 from tenantry.ops.diagnosis.roles import diagnose_administrator, diagnose_application_role
 from tenantry.ops.diagnosis.vector_search import diagnose_vector_search
@@ -166,6 +167,7 @@ def _looks(patient: _Patient) -> list[tuple[str, AsyncConnection, Look]]:
             ("versions", anybody, lambda: _versions(anybody)),
             ("extensions", anybody, lambda: diagnose_extensions(anybody)),
             ("migrations", anybody, lambda: diagnose_migrations(anybody, project=patient.project)),
+            ("indexes", anybody, lambda: diagnose_indexes(anybody)),
         ]
     if app is not None and settings.database_url is not None:
         url = settings.database_url

@@ -22,6 +22,7 @@ from tenantry.schema.row_security import OWNER_ROLE
 from tenantry.tenancy.connecting import create_engine
 
 __all__ = [
+    "LEFT_BEHIND",
     "LOCK_NOT_AVAILABLE",
     "KnowledgeIndex",
     "become_the_only_builder",
@@ -52,13 +53,13 @@ _BUILDER: Final = text("""
      LIMIT 1
 """)
 
-# A concurrent build that failed leaves its index behind, invalid, under such a name.
-_LEFT_BEHIND: Final = r"_cc(new|old)\d*$"
+LEFT_BEHIND: Final = r"_cc(new|old)\d*$"
+"""How the index is named that a failed concurrent rebuild leaves, as a regular expression."""
 
 _INDEXES: Final = text(f"""
     SELECT i.relname AS name, t.relname AS table_name, m.amname AS method,
            x.indisvalid AND x.indisready AS is_valid, x.indisprimary OR x.indisunique AS is_key,
-           i.relname ~ '{_LEFT_BEHIND}' AS is_left_behind, pg_relation_size(i.oid) AS bytes
+           i.relname ~ '{LEFT_BEHIND}' AS is_left_behind, pg_relation_size(i.oid) AS bytes
       FROM pg_index x
       JOIN pg_class i ON i.oid = x.indexrelid
       JOIN pg_class t ON t.oid = x.indrelid
