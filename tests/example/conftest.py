@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import ssl
 import subprocess
@@ -11,7 +12,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import httpx
 import pytest
@@ -143,12 +144,17 @@ class Recorded:
         return await self.app(scope, receive, noting)
 
 
+def _lacking(reason: str) -> NoReturn:
+    """Skip the test, and where CI is set fail it: there nobody would see that it was skipped."""
+    (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
+
+
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A key and the certificate that it has signed itself, for 127.0.0.1."""
     openssl = shutil.which("openssl")
     if openssl is None:
-        pytest.skip("No openssl to make a certificate with. Install it.")
+        _lacking("No openssl to make a certificate with. Install it.")
     pem = tmp_path_factory.mktemp("certificate") / "site.pem"
     subprocess.run(
         [
@@ -169,7 +175,7 @@ async def browser() -> AsyncIterator[Browser]:
     """One Chromium for all tests that need one."""
     program = await asyncio.to_thread(find_chromium)
     if program is None:
-        pytest.skip(
+        _lacking(
             "There is no Chromium to test in. `scripts/chromium` gets one on Debian; elsewhere "
             "install it."
         )

@@ -77,7 +77,10 @@ def list_folder(path: Path) -> Folder:
         # Listed here, so that an unreadable folder is an error and not an empty one.
         os.scandir(root).close()
     except (OSError, RuntimeError) as error:
-        raise ConfigurationError(f"Cannot read {path}: {_reason(error)}.") from error
+        raise ConfigurationError(
+            f"Cannot read {path}: {_reason(error)}. Give the path of a folder of {_wanted()} files, "
+            "or of one such file."
+        ) from error
     files: dict[str, Path] = {}
     failed: list[tuple[str, str]] = []
     for source, found in _walk(root, root):
