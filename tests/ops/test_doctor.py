@@ -472,7 +472,7 @@ async def test_invalid_indexes_are_named_with_what_mends_them(
     """Searches go slower without a word, so the doctor says it, and the advice leads out."""
     assert (await look(urls.settings))["indexes"].state == "ok"
     await admin.execute(
-        "CREATE INDEX \"By name\" ON widgets (name);"
+        'CREATE INDEX "By name" ON widgets (name);'
         "CREATE INDEX widgets_name_ccnew ON widgets (name);"
         "UPDATE pg_index SET indisvalid = false WHERE indexrelid IN ('\"By name\"'::regclass,"
         " 'widgets_name_ccnew'::regclass, 'knowledge_chunks_embedding_idx'::regclass)"
