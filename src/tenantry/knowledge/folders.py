@@ -78,8 +78,8 @@ def list_folder(path: Path) -> Folder:
         os.scandir(root).close()
     except (OSError, RuntimeError) as error:
         raise ConfigurationError(
-            f"Cannot read {path}: {_reason(error)}. Give the path of a folder of {_wanted()} files, "
-            "or of one such file."
+            f"Cannot read {path}: {_reason(error)}. Give the path of a folder of {_wanted()} "
+            "files, or of one such file."
         ) from error
     files: dict[str, Path] = {}
     failed: list[tuple[str, str]] = []
