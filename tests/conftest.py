@@ -128,12 +128,12 @@ async def open_connection(url: URL) -> asyncpg.Connection:
 
 
 _SAMPLE_EACH = 10
-_TRACED_EACH = 4
+_TRACED_EACH = 16
 _LONG = Path(__file__).with_name("testing")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Have coverage trace the first case of a parametrized test, and every fourth of the others.
+    """Have coverage trace the first case of a parametrized test, and every sixteenth after it.
 
     All cases run, and are judged, unless a sample was asked for. Those of tests/testing take up to
     12 s: they come first, as the last one of all would have the other processes wait for it.

@@ -90,6 +90,7 @@ async def _tear_down(server: Server, name: str, bench: Bench) -> None:
     await server.drop_database(name)
 
 
+@pytest.mark.untraced
 def test_tenants_stay_apart_whatever_sessions_do(server: Server, template: str) -> None:
     """After each of 10,000 steps every tenant sees its model's rows, and the operator the union."""
     with bench_on(server, template) as bench:

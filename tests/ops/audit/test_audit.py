@@ -63,6 +63,8 @@ async def test_both_parts_are_mended_by_one_run_of_their_sql(
 ) -> None:
     """What the catalog says and what was crossed do not trip over each other's SQL."""
     admin = await connect(urls.admin)
+    # A function that calls itself is stopped after some calls, and not after 2 MB of them.
+    await admin.execute(f"ALTER DATABASE {urls.admin.database} SET max_stack_depth = '200kB'")
     await admin.execute(sql)
     report = await audit(urls.admin)
     assert report.findings
@@ -100,8 +102,10 @@ async def test_a_database_without_tables(empty_database: URL) -> None:
     }
 
 
-async def test_a_table_that_a_migration_holds(urls: Urls, admin: asyncpg.Connection) -> None:
-    """The audit waits two seconds and not for ever, and says what held it up."""
+async def test_a_table_that_a_migration_holds(
+    urls: Urls, admin: asyncpg.Connection, impatient: None
+) -> None:
+    """The audit waits for a time and not for ever, and says what held it up."""
     async with admin.transaction():
         await admin.execute("LOCK TABLE widgets, pg_catalog.pg_policy IN ACCESS EXCLUSIVE MODE")
         with pytest.raises(DatabaseUnavailableError, match="a table is locked"):

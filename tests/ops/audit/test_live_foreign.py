@@ -327,7 +327,7 @@ async def test_a_role_that_does_not_exist_is_named(estate: Estate) -> None:
 
 
 async def test_a_locked_table_is_left_alone(
-    estate: Estate, boss: asyncpg.Connection, connect: Connect
+    estate: Estate, boss: asyncpg.Connection, connect: Connect, impatient: None
 ) -> None:
     """The audit waits a short time for it once, says so, and goes on with the next."""
     for name in ("busy", "free"):
@@ -469,7 +469,7 @@ async def test_tenants_of_other_types(estate: Estate, boss: asyncpg.Connection) 
 
 
 async def test_a_definition_that_cannot_be_read_is_an_error(
-    estate: Estate, boss: asyncpg.Connection, connect: Connect
+    estate: Estate, boss: asyncpg.Connection, connect: Connect, impatient: None
 ) -> None:
     """An exclusive lock ends the audit within seconds, with the reason."""
     await boss.execute(estate.table("busy", "note text"))

@@ -53,6 +53,7 @@ _ROLES = text("""
 """)
 
 _LOCKED: Final = "55P03"
+_PATIENCE: Final = "SET LOCAL lock_timeout = '5s'"
 _NUMBERS: Final = (("int2", 2**15 - 1), ("int4", 2**31 - 1), ("int8", 2**62), ("numeric", 10**8))
 
 
@@ -99,7 +100,7 @@ async def _prepare(connection: AsyncConnection, scope: Scope, tables: Sequence[s
         # With an empty search_path, the catalog prints names that are complete. To print what a
         # table computes, PostgreSQL locks it for a moment.
         await connection.exec_driver_sql("SET LOCAL search_path = ''")
-        await connection.exec_driver_sql("SET LOCAL lock_timeout = '5s'")
+        await connection.exec_driver_sql(_PATIENCE)
         relations = await read_relations(connection, app_role=scope.app_role)
     except DBAPIError as error:
         if getattr(error.orig, "sqlstate", None) != _LOCKED:
