@@ -37,6 +37,8 @@ from tests.pgbouncer import pgbouncer
 from tests.places import scratch
 from tests.tenancy.wire import Wire, recorded
 
+pytestmark = pytest.mark.untraced
+
 END_ALL = """SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
               WHERE datname = current_database() AND pid <> pg_backend_pid()"""
 

@@ -23,6 +23,8 @@ from tests.docs.reading import Step
 from tests.forked import Forked
 from tests.places import scratch
 
+pytestmark = pytest.mark.untraced
+
 ROOT = Path(__file__).parents[2]
 PAGES = [
     *(ROOT / f"{name}.md" for name in ("README", "CHANGELOG", "CONTRIBUTING")),

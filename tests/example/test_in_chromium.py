@@ -12,6 +12,8 @@ from tests.example.browser import Browser, Page
 from tests.example.conftest import Site, desk_app
 from tests.serving import serving
 
+pytestmark = pytest.mark.untraced
+
 SESSION, DEVICE = "__Host-session", "__Host-session-device"
 
 

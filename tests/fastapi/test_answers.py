@@ -32,6 +32,8 @@ from tests.auth.gateway import gateway
 from tests.conftest import TenantPair, Urls
 from tests.fastapi.conftest import EMAIL, GATES, PASSWORD, Site, eventually, running, sign_in
 
+pytestmark = pytest.mark.untraced
+
 SECRET = "correct-horse-and-its-secret"
 
 

@@ -14,6 +14,8 @@ from tenantry.search import Hit, hybrid_search, keyword_search
 from tests.conftest import Server
 from tests.search.library import QUESTION, Library, contents, library_on, vector
 
+pytestmark = pytest.mark.untraced
+
 
 @pytest.fixture(scope="module")
 async def library(server: Server, template: str) -> AsyncIterator[Library]:

@@ -18,6 +18,8 @@ from tenantry.tenancy.functions import FUNCTIONS, SqlFunction
 from tests.conftest import Connect, Server, bind, open_connection
 from tests.search.library import QUESTION
 
+pytestmark = pytest.mark.untraced
+
 # Both in the same part, so that they share its index.
 A, B = UUID("a0000000-0000-4000-8000-000000000005"), UUID("b0000000-0000-4000-8000-000000000015")
 ASKED = f"'{QUESTION}'::public.vector"

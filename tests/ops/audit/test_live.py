@@ -17,6 +17,8 @@ from tenantry.schema import Base
 from tenantry.tenancy.connecting import create_engine
 from tests.conftest import Connect, TenantPair, Urls
 
+pytestmark = pytest.mark.untraced
+
 OURS = [f"public.{name}" for name in sorted(Base.metadata.tables)]
 TRIED = [each for each in OPERATIONS if each != "catalog"]
 CHANGES = {"update", "delete"}

@@ -8,6 +8,8 @@ import pytest
 from tests.conftest import Urls
 from tests.ops.audit.test_live import OURS, attack, content, crossed
 
+pytestmark = pytest.mark.untraced
+
 COUNT = 200
 ROUND_TRIPS = 55
 """For each table. How long they take depends on who else uses the machine; this does not."""

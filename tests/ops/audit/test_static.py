@@ -22,6 +22,8 @@ from tenantry.tenancy.connecting import create_engine, run_script
 from tests.conftest import Connect, Urls
 from tests.ops.projects import NOTES, declare
 
+pytestmark = pytest.mark.untraced
+
 WALLS = """
     ALTER TABLE {table} ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
     CREATE POLICY tenant_isolation ON {table} TO tenantry_app
