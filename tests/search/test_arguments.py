@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import AsyncIterator
 from typing import Any
 from uuid import uuid4
@@ -28,6 +29,15 @@ async def library(server: Server, template: str) -> AsyncIterator[Library]:
         yield library
 
 
+class _Undecided:
+    """What an array of several does when it is compared."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __eq__(self, other: object) -> bool:
+        raise ValueError(other)
+
+
 NAN, INF = float("nan"), float("inf")
 OF_K: list[Any] = [0, -1, 1001, 10**12, 10**5000, True, 1.0, "10", None, NAN]
 OF_RECALL: list[Any] = [0, 0.49, 1.01, -1, NAN, INF, 10**400, "0.9", None, True]
@@ -42,6 +52,7 @@ OF_LANGUAGE: list[Any] = [
     "x" * 10**6,
     7,
     ["english"],
+    _Undecided(),
 ]
 OF_TEXT: list[Any] = [None, 7, b"word", ["word"], {"text": "word"}]
 OF_VECTOR: list[Any] = [
@@ -70,6 +81,32 @@ async def test_k(library: Library, k: Any) -> None:
         ):
             with pytest.raises(InvalidValueError, match=r"^k is .* from 1 to 1,000 is required"):
                 await search
+
+
+class _Page(int, enum.Enum):
+    SEVEN = 7
+
+
+class _Word(str, enum.Enum):  # as StrEnum, but its str() is "_Word.ENGLISH"
+    ENGLISH = "english"
+    AT_LEAST = "$gte"
+
+
+async def test_k_of_an_enumeration(library: Library) -> None:
+    """An int of another class is its number, for this search and for all that follow."""
+    async with library.db.tenant(library.tenants["a"]) as tx:
+        for k in (_Page.SEVEN, 7):
+            assert len(await vector_search(tx, QUESTION, k=k)) == 1
+            assert len(await keyword_search(tx, "word", k=k)) == 1
+            assert len(await hybrid_search(tx, text="word", embedding=QUESTION, k=k)) == 1
+
+
+async def test_words_of_an_enumeration(library: Library) -> None:
+    """A language and an operator may be members of an enumeration of strings."""
+    async with library.db.tenant(library.tenants["a"]) as tx:
+        (hit,) = await keyword_search(tx, "words -others", language=_Word.ENGLISH)
+        assert hit.content == "word"
+        assert await vector_search(tx, QUESTION, where={"year": {_Word.AT_LEAST: 1}}) == []
 
 
 @cases(OF_VECTOR, "embedding")

@@ -45,7 +45,7 @@ def checked_k(k: object) -> int:
     if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= MAX_K:
         found = k if isinstance(k, int) and abs(k) < _HUGE else f"a {type(k).__name__}"
         raise InvalidValueError(f"k is {found}; a whole number from 1 to {MAX_K:,} is required.")
-    return k
+    return int(k)  # of an enumeration, str() would give its name
 
 
 def checked_flag(value: object, name: str) -> bool:
@@ -93,10 +93,10 @@ def checked_languages(language: object) -> list[str] | None:
     """
     if language is None:
         return None
-    if language not in LANGUAGES:
+    if not isinstance(language, str) or language not in LANGUAGES:
         found = repr(language)[:40] if isinstance(language, str) else f"a {type(language).__name__}"
         raise InvalidValueError(
             f"language is {found}; one of {', '.join(LANGUAGES)} is required. 'simple' is for "
             "every other language."
         )
-    return [str(language)]
+    return [str.__str__(language)]

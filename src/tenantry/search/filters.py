@@ -121,11 +121,11 @@ class _Conditions:
             return self._definite(f"{accessor} starts with {_literal(value, key)}")
         if operator == "$ne":
             return _negated(f"{accessor} == {_literal(value, key)}")
-        if operator not in _COMPARISONS:
+        if not isinstance(operator, str) or operator not in _COMPARISONS:
             raise InvalidValueError(
                 f"{key}: {operator!r} is no operator; {', '.join(_OPERATORS)} are."
             )
-        return self._definite(f"{accessor} {_COMPARISONS[str(operator)]} {_literal(value, key)}")
+        return self._definite(f"{accessor} {_COMPARISONS[operator]} {_literal(value, key)}")
 
     def _definite(self, condition: str) -> str:
         # A string compared with a number is neither equal nor different but unknown to PostgreSQL,

@@ -128,7 +128,9 @@ async def vector_search(
     )
     checked_session(tx)
     if wanted.filter is None and (await planned(tx, wanted)).plan == "exact":
-        rows = await fetch_by_vector(tx, exact_query(k, documents=documents), vector, tx.tenant_id)
+        rows = await fetch_by_vector(
+            tx, exact_query(wanted.k, documents=documents), vector, tx.tenant_id
+        )
     else:
         query = _DOCUMENTS if documents else _CHUNKS
         rows = await fetch_by_vector(tx, query, vector, k, wanted.filter, wanted.recall)
