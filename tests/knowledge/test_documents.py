@@ -124,6 +124,8 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"metadata": {"x": float("inf")}}, "metadata is not JSON"),
     ({"metadata": {"x": "\0"}}, "metadata contains NUL"),
     ({"language": "klingon"}, "language is 'klingon'; one of arabic, .* Use 'simple'"),
+    ({"language": ["english"]}, "language is a list; one of arabic"),
+    ({"language": "x" * 1_000_000}, "language is 'x{39}; one of arabic"),
     ({"chunks": ["fine", "a\0b"]}, "row 1: content contains NUL"),
     ({"chunks": ["fine", Chunk("x", [0.0] * 1024)]}, "row 1: embedding has length zero"),
     ({"chunks": [Chunk("x", document_id=uuid4())]}, "all are loaded for"),

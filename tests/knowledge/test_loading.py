@@ -264,6 +264,7 @@ BAD_CHUNKS: list[tuple[Callable[[], object], str]] = [
     (lambda: Chunk(b"x"), "content is a bytes"),  # type: ignore[arg-type]
     (lambda: Chunk("x", position=-1), "position is -1"),
     (lambda: Chunk("x", position=2**31), "position is 2147483648"),
+    (lambda: Chunk("x", position=10**5000), "position is an int of many digits; 0 to"),
     (lambda: Chunk("x", position=1.5), "position is a float"),  # type: ignore[arg-type]
     (lambda: Chunk("x", position=True), "position is a bool"),
     (lambda: Chunk("x", document_id=uuid4()), "its document_id is .*, and all are loaded for"),
@@ -287,11 +288,34 @@ async def test_no_iterable_of_chunks_is_refused(
     db: Database, tenants: TenantPair, document: UUID
 ) -> None:
     """A single text is not taken for its letters."""
-    for chunks in ("a text", b"bytes", None, 3):
+    for chunks in ("a text", b"bytes", None, 3, {"a text": UNIT}):
         with pytest.raises(InvalidValueError, match="an iterable of Chunk or str is required"):
             await load(db, tenants, chunks, document_id=document)
-    with pytest.raises(InvalidValueError, match="batch_size is 0"):
-        await load(db, tenants, [], document_id=document, batch_size=0)
+
+
+async def test_bad_options_are_named_before_anything_is_read(
+    db: Database, tenants: TenantPair, document: UUID
+) -> None:
+    """A size is a number of rows, and what is called for each batch can be called."""
+
+    async def forgotten(rows: int) -> None:
+        raise AssertionError(rows)  # nobody would await it
+
+    bad: list[tuple[dict[str, Any], str]] = [
+        ({"batch_size": 0}, "batch_size is 0; a whole number from 1"),
+        ({"batch_size": -(10**5000)}, "batch_size is an int of many digits; a whole number"),
+        *(
+            ({"batch_size": size}, "batch_size is a .*; a whole number")
+            for size in ("5", 1.5, True)
+        ),
+        ({"batch_size": None}, "batch_size is a NoneType; a whole number"),
+        ({"on_batch": "print"}, "on_batch is a str; a function .* is required"),
+        ({"on_batch": forgotten}, "on_batch is a coroutine function; a plain one is required"),
+    ]
+    for options, message in bad:
+        with pytest.raises(InvalidValueError, match=message):
+            await load(db, tenants, ["x"], document_id=document, **options)
+    assert await count(db) == 0
 
 
 async def test_positions_go_on_where_the_document_ends(

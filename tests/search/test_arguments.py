@@ -87,7 +87,7 @@ class _Page(int, enum.Enum):
     SEVEN = 7
 
 
-class _Word(str, enum.Enum):  # as StrEnum, but its str() is "_Word.ENGLISH"
+class _Word(str, enum.Enum):  # noqa: UP042 - unlike StrEnum's, its str() is "_Word.ENGLISH"
     ENGLISH = "english"
     AT_LEAST = "$gte"
 

@@ -11,9 +11,11 @@ from tenantry.errors import DocumentUnknownError, InvalidValueError
 from tenantry.schema.types import CONTENT_MAX_BYTES, check_text
 from tenantry.tenancy.vectors import Embedding, Matrix, wire_vector
 
-__all__ = ["Batch", "Chunk", "ChunkSource", "Reader", "as_document_id"]
+__all__ = ["Batch", "Chunk", "ChunkSource", "Reader", "as_document_id", "shown"]
 
 POSITION_MAX: Final = 2**31 - 1
+
+_SHOWN_BITS: Final = 128
 
 _BATCH_CHARACTERS: Final = 4 * 1024 * 1024
 """A batch ends here too, so that long passages need no more memory than short ones."""
@@ -82,6 +84,11 @@ def as_document_id(value: object) -> UUID:
     raise DocumentUnknownError(
         f"A document's id is a UUID or its text; found {found}. No document has it."
     )
+
+
+def shown(number: int) -> str:
+    """Return a number for a message; Python refuses to write those of more than 4,300 digits."""
+    return str(number) if number.bit_length() <= _SHOWN_BITS else "an int of many digits"
 
 
 class Reader:
@@ -168,6 +175,6 @@ def _position(value: object, where: str) -> int | None:
         )
     if not 0 <= value <= POSITION_MAX:
         raise InvalidValueError(
-            f"{where}: position is {value}; 0 to {POSITION_MAX:,} are required."
+            f"{where}: position is {shown(value)}; 0 to {POSITION_MAX:,} are required."
         )
     return value

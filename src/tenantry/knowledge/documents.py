@@ -170,15 +170,16 @@ def _values(
     }
 
 
-def check_language(language: str) -> None:
+def check_language(language: object) -> None:
     """Raise where ``language`` is none of `LANGUAGES`.
 
     Raises:
         InvalidValueError: see above.
     """
-    if language not in LANGUAGES:
+    if not isinstance(language, str) or language not in LANGUAGES:
+        found = repr(language)[:40] if isinstance(language, str) else f"a {type(language).__name__}"
         raise InvalidValueError(
-            f"knowledge_documents.language is {language!r}; one of {', '.join(LANGUAGES)} is "
+            f"knowledge_documents.language is {found}; one of {', '.join(LANGUAGES)} is "
             "required. Use 'simple' for every other language."
         )
 

@@ -8,7 +8,8 @@ instead.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, Callable, Iterable
+import inspect
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from typing import Any, Final
 from uuid import UUID
 
@@ -26,6 +27,7 @@ from tenantry.knowledge.chunks import (
     ChunkSource,
     Reader,
     as_document_id,
+    shown,
 )
 from tenantry.knowledge.inserting import Inserting, prepared
 from tenantry.schema import KnowledgeChunk, KnowledgeDocument
@@ -57,9 +59,11 @@ async def load_chunks(
 ) -> int:
     """Load chunks of one document or of many, in bulk.
 
-    All or nothing: after an error, or when it is cancelled, nothing of this call is there, and the
-    transaction can go on. Chunks without a position get the next ones that are free in their
-    document. The documents stay locked until the transaction ends, so that two loads into one
+    All or nothing: after an error, or when it is cancelled, nothing of this call is there, and
+    the transaction can go on. Only where it is cancelled while it looks documents up, as it does at
+    its beginning, the transaction is lost, as with any query that is cancelled.
+
+    Chunks without a position get the next ones that are free in their document. The documents stay locked until the transaction ends, so that two loads into one
     document come one after the other.
 
     Args:
@@ -86,10 +90,9 @@ async def load_chunks(
         DatabaseUnavailableError: The connection was lost.
     """
     require_tenant(tx)
-    if batch_size < 1:
-        raise InvalidValueError(f"batch_size is {batch_size}; at least 1 is required.")
+    _check_options(batch_size, on_batch)
     given: object = chunks
-    if not isinstance(given, Iterable | AsyncIterable) or isinstance(given, str | bytes):
+    if not isinstance(given, Iterable | AsyncIterable) or isinstance(given, str | bytes | Mapping):
         raise InvalidValueError(
             f"chunks is a {type(chunks).__name__}; an iterable of Chunk or str is required."
         )
@@ -109,6 +112,26 @@ async def load_chunks(
             await inserting.give_up()
             raise
     return inserting.loaded
+
+
+def _check_options(batch_size: object, on_batch: object) -> None:
+    if not isinstance(batch_size, int) or isinstance(batch_size, bool):
+        found = f"a {type(batch_size).__name__}"
+    elif batch_size < 1:
+        found = shown(batch_size)
+    else:
+        found = None
+    if found is not None:
+        raise InvalidValueError(f"batch_size is {found}; a whole number from 1 on is required.")
+    if inspect.iscoroutinefunction(on_batch):
+        raise InvalidValueError(
+            "on_batch is a coroutine function; a plain one is required, which nobody has to await."
+        )
+    if on_batch is not None and not callable(on_batch):
+        raise InvalidValueError(
+            f"on_batch is a {type(on_batch).__name__}; a function that takes the number of rows "
+            "is required."
+        )
 
 
 def require_tenant(tx: object) -> None:
