@@ -344,7 +344,13 @@ async def test_pathological_contents(library: Library, kind: str, language: str)
 async def test_highlight_far_into_a_text(library: Library) -> None:
     """A match beyond the first thousands of characters is what the highlight shows."""
     await library.add("far", "plain text " * 6000 + "a needle in it " + "plain text " * 500)
-    for question in ("needle", '"a needle"'):
+    for question in (
+        "needle",
+        '"a needle"',
+        "needle -pin",
+        'needle -"a pin"',
+        '"needle" OR x -pin',
+    ):
         (hit,) = await found(library, question, tenant="far")
         assert hit.highlight is not None
         assert ("needle", True) in hit.highlight.parts

@@ -33,6 +33,7 @@ DECLARE
     wanted_documents uuid[];
     t record;
     demanded tsquery;
+    present tsquery;  -- what is demanded but for what must not be there, which every excerpt is without
 BEGIN
     IF tenant IS NULL THEN
         RETURN;
@@ -40,6 +41,7 @@ BEGIN
     wanted_documents := tenantry.filtered_documents(tenant, filter);
     t := tenantry.weigh_terms(tenant, words, pairs, spoken);
     demanded := tenantry.demands(t.languages, required, excluded);
+    present := nullif(nullif(querytree(demanded), ''), 'T')::tsquery;
     RETURN QUERY
     WITH found AS MATERIALIZED (
         (SELECT n.chunk_id
@@ -83,7 +85,7 @@ BEGIN
     )
     SELECT c.id, c.document_id, d.title, c.content, 1 / (1 + exp(-b.score)),
            CASE WHEN marked THEN
-               tenantry.excerpt(c.language, c.content, coalesce(t.everything || demanded, t.everything, demanded))
+               tenantry.excerpt(c.language, c.content, coalesce(t.everything || present, t.everything, present))
            END
       FROM best b
      CROSS JOIN LATERAL (

@@ -25,16 +25,18 @@ DECLARE
     tenant uuid := tenantry.current_tenant();
     t record;
     demanded tsquery;
+    present tsquery;  -- what is demanded but for what must not be there, which every excerpt is without
 BEGIN
     IF tenant IS NULL THEN
         RETURN;
     END IF;
     t := tenantry.weigh_terms(tenant, words, pairs, spoken);
     demanded := tenantry.demands(t.languages, required, excluded);
+    present := nullif(nullif(querytree(demanded), ''), 'T')::tsquery;
     RETURN QUERY
     SELECT c.id, c.document_id, d.title, c.content, n.score,
            CASE WHEN marked THEN
-               tenantry.excerpt(c.language, c.content, coalesce(t.everything || demanded, t.everything, demanded))
+               tenantry.excerpt(c.language, c.content, coalesce(t.everything || present, t.everything, present))
            END
       FROM tenantry.matching_chunks(
                tenant, t.everything, t.rare, t.terms, t.weights, demanded, k,
