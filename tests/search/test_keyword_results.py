@@ -220,6 +220,15 @@ async def test_highlights_of_hostile_content(library: Library, question: str) ->
         assert not {"\ue000", "\ue001"} & set(str(hit.highlight))
 
 
+async def test_highlights_mark_a_sign_that_stands_alone(library: Library) -> None:
+    """One character of Chinese is a word that can be looked for, and so is marked."""
+    await library.add("alone", "客户可以在三十天内申请退款。", language="simple")
+    for question in ("退", '"退" -货'):
+        (hit,) = await found(library, question, tenant="alone")
+        assert hit.highlight is not None
+        assert ("退", True) in hit.highlight.parts
+
+
 async def test_highlights_mark_the_forms(library: Library) -> None:
     """A word is marked in whatever form it stands; without the wish there is no highlight."""
     async with library.db.tenant(library.tenants["a"]) as tx:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -104,6 +105,43 @@ async def test_syntax(search: Search, text: str, found: set[str]) -> None:
 async def test_languages(search: Search, text: str, found: str) -> None:
     """Each language's words are found in other forms, also where PostgreSQL knows none."""
     assert found in contents(await search(text))
+
+
+COMPOSED = [
+    ("german", "Die Stühle für große Räume", "Stuhl -Bücher", "Stühle"),
+    ("french", "La crème brûlée du café", '"crème brûlée"', "crème"),
+    ("russian", "Мой ёжик пришёл", "ёжика -ёлка", "ёжик"),
+    ("simple", "환불 정책 안내", "환불 -정", "환불"),
+    ("simple", "返金ガイドとデポジット", "ガイド -返礼", "ガイ"),
+    ("simple", "Nguyễn Văn Việt", "-Hòa Việt", "Việt"),
+]
+
+
+def composed(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
+
+
+@pytest.mark.parametrize("stored", ["NFC", "NFD"])
+@pytest.mark.parametrize("typed", ["NFC", "NFD"])
+async def test_accents_of_either_form(
+    server: Server, template: str, stored: Any, typed: Any
+) -> None:
+    """A letter and its accent are one sign or two, as a keyboard, a file's name or a PDF has it."""
+    async with library_on(server, template) as library:
+        for language, content, _, _ in COMPOSED:
+            written = unicodedata.normalize(stored, content)
+            await library.add("a", written, "0 " * 2_500 + written, language=language)
+        async with library.db.tenant(library.tenants["a"]) as tx:
+            for _, content, question, marked in COMPOSED:
+                hits = await keyword_search(tx, unicodedata.normalize(typed, question))
+                found = [composed(hit.content).removeprefix("0 " * 2_500) for hit in hits]
+                assert found == [content, content], question
+                parts = [hit.highlight.parts if hit.highlight else () for hit in hits]
+                for each in parts:
+                    assert marked in {composed(piece) for piece, matches in each if matches}
+                without = f"0 -{content.split()[-1]}"
+                left = await keyword_search(tx, unicodedata.normalize(typed, without), k=100)
+                assert len(left) == len(COMPOSED) - 1, without
 
 
 @pytest.mark.parametrize(

@@ -63,8 +63,8 @@ async def load_chunks(
     the transaction can go on. Only where it is cancelled while it looks documents up, as it does at
     its beginning, the transaction is lost, as with any query that is cancelled.
 
-    Chunks without a position get the next ones that are free in their document. The documents stay locked until the transaction ends, so that two loads into one
-    document come one after the other.
+    Chunks without a position get the next ones that are free in their document. The documents stay
+    locked until the transaction ends, so that two loads into one document come one after the other.
 
     Args:
         tx: A tenant's session.

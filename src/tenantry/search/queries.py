@@ -5,10 +5,11 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import unicodedata
 from dataclasses import dataclass, field
 from typing import Final
 
-__all__ = ["MAX_CHARACTERS", "Query"]
+__all__ = ["MAX_CHARACTERS", "Query", "composed"]
 
 MAX_CHARACTERS: Final = 4_000
 """Of a question's text are looked at; four pages say all that a search can use."""
@@ -52,6 +53,12 @@ class Query:
         return json.dumps(self.required)
 
     @property
+    def signs(self) -> list[str]:
+        """What is looked for in scripts without spaces: neighbours, and what stands alone."""
+        alone = [word for word in self.words.split() if _RUN.fullmatch(word)]
+        return [*(pair.replace(" ", "") for pair in self.pairs), *dict.fromkeys(alone)]
+
+    @property
     def is_plain(self) -> bool:
         """Whether it has nothing but words, so that they may be looked for in other ways."""
         return not self.required and not self.excluded
@@ -71,7 +78,7 @@ class Query:
         alternatives: list[_Alternatives] = []
         last: _Alternatives | None = None  # what an OR would join to
         joins = False
-        for token in _TOKEN.finditer(text.translate(_QUOTES)):
+        for token in _TOKEN.finditer(composed(text).translate(_QUOTES)):
             phrase, word = token["phrase"], token["word"]
             content = phrase if word is None else word
             if word == "OR" and not token["minus"]:
@@ -116,6 +123,11 @@ class _Alternatives:
 def _storable(text: str) -> str:
     """Return ``text`` without NUL and lone surrogates, which PostgreSQL's text cannot hold."""
     return text.replace("\0", " ").encode(errors="replace").decode()
+
+
+def composed(text: str) -> str:
+    """Return ``text`` with letters and their accents as one sign, as tenantry.lexemes has it."""
+    return unicodedata.normalize("NFC", text)
 
 
 def _spaced(text: str) -> str:

@@ -25,7 +25,7 @@ from tenantry.search.planning import (
     exact_query,
     planned,
 )
-from tenantry.search.queries import Query
+from tenantry.search.queries import Query, composed
 from tenantry.tenancy.fetching import fetch, fetch_by_vector
 from tenantry.tenancy.sessions import TenantSession
 from tenantry.tenancy.vectors import Embedding, wire_direction
@@ -341,4 +341,4 @@ def _highlight(content: str, excerpt: str | None, query: Query) -> Highlight | N
     if any(matches for _, matches in marked.parts):
         return marked
     # PostgreSQL takes a run of Chinese or Japanese for one word, and marks none.
-    return Highlight.of(content, [pair.replace(" ", "") for pair in query.pairs])
+    return Highlight.of(composed(content), query.signs)

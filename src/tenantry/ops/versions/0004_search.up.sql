@@ -58,6 +58,9 @@ GRANT EXECUTE ON FUNCTION tenantry.word_forms(text)
 -- PostgreSQL's parser takes a run of Chinese or Japanese for one word: here each character becomes
 -- one, and search puts neighbours together again. What comes after the first 100,000 characters is
 -- not found by keywords: a tsvector holds at most 1 MB, and a text with more would be refused.
+--
+-- A letter with its accent can be one sign or two. Where there are accents, syllables' parts or kana's
+-- marks that stand for themselves, they are put together (NFC), as those of a question are.
 CREATE OR REPLACE FUNCTION tenantry.lexemes(language text, content text) RETURNS tsvector
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
     RETURN pg_catalog.to_tsvector(
@@ -66,7 +69,10 @@ CREATE OR REPLACE FUNCTION tenantry.lexemes(language text, content text) RETURNS
             WHEN pg_catalog.octet_length(content) = pg_catalog.char_length(content)
                 THEN pg_catalog.left(content, 100000)
             ELSE pg_catalog.regexp_replace(
-                pg_catalog.left(content, 100000),
+                CASE WHEN content ~ '[\u0300-\u036F\u0653-\u0655\u1161-\u11C2\u3099\u309A]'
+                    THEN pg_catalog.normalize(pg_catalog.left(content, 100000))
+                    ELSE pg_catalog.left(content, 100000)
+                END,
                 '([\u3005-\u3007\u3040-\u30FF\u3400-\u4DBF\u4E00-\u9FFF\uF900-\uFAFF])',
                 ' \1 ', 'g')
         END
@@ -403,6 +409,7 @@ REVOKE ALL ON FUNCTION tenantry.demands(text[], jsonb, text[]) FROM PUBLIC;
 --
 -- ts_headline takes the square of the number of matches: three seconds for 14,000. So of a longer
 -- text it gets the first 4,000 characters that match, looked for in 100,000, or the first of all.
+-- Accents are put together with their letters, as in tenantry.lexemes.
 CREATE OR REPLACE FUNCTION tenantry.excerpt(language text, content text, question tsquery)
     RETURNS text
     LANGUAGE sql IMMUTABLE
@@ -411,11 +418,7 @@ AS $$
     SELECT ts_headline(
         tenantry.word_forms(language),
         translate(
-            CASE WHEN char_length(content) <= 4000 THEN content ELSE coalesce(
-                (SELECT piece FROM generate_series(0, 24) n, substr(content, 1 + n * 4000, 4000) piece
-                  WHERE to_tsvector(tenantry.word_forms(language), piece) @@ question LIMIT 1),
-                left(content, 4000)
-            ) END,
+            CASE WHEN shown ~ E'[\u0300-\u036F\u0653-\u0655\u1161-\u11C2\u3099\u309A]' THEN normalize(shown) ELSE shown END,
             E'\uE000\uE001', ''
         ),
         question,
@@ -424,6 +427,13 @@ AS $$
             ELSE E'StartSel=\uE000, StopSel=\uE001, MaxFragments=2, MaxWords=30, MinWords=12, FragmentDelimiter=" \u2026 "'
         END
     )
+      FROM (
+        SELECT CASE WHEN char_length(content) <= 4000 THEN content ELSE coalesce(
+            (SELECT piece FROM generate_series(0, 24) n, substr(content, 1 + n * 4000, 4000) piece
+              WHERE tenantry.lexemes(language, piece) @@ question LIMIT 1),
+            left(content, 4000)
+        ) END AS shown
+      ) t
 $$;
 
 REVOKE ALL ON FUNCTION tenantry.excerpt(text, text, tsquery) FROM PUBLIC;

@@ -4,6 +4,7 @@
 --
 -- ts_headline takes the square of the number of matches: three seconds for 14,000. So of a longer
 -- text it gets the first 4,000 characters that match, looked for in 100,000, or the first of all.
+-- Accents are put together with their letters, as in tenantry.lexemes.
 CREATE OR REPLACE FUNCTION tenantry.excerpt(language text, content text, question tsquery)
     RETURNS text
     LANGUAGE sql IMMUTABLE
@@ -12,11 +13,7 @@ AS $$
     SELECT ts_headline(
         tenantry.word_forms(language),
         translate(
-            CASE WHEN char_length(content) <= 4000 THEN content ELSE coalesce(
-                (SELECT piece FROM generate_series(0, 24) n, substr(content, 1 + n * 4000, 4000) piece
-                  WHERE to_tsvector(tenantry.word_forms(language), piece) @@ question LIMIT 1),
-                left(content, 4000)
-            ) END,
+            CASE WHEN shown ~ E'[\u0300-\u036F\u0653-\u0655\u1161-\u11C2\u3099\u309A]' THEN normalize(shown) ELSE shown END,
             E'\uE000\uE001', ''
         ),
         question,
@@ -25,6 +22,13 @@ AS $$
             ELSE E'StartSel=\uE000, StopSel=\uE001, MaxFragments=2, MaxWords=30, MinWords=12, FragmentDelimiter=" \u2026 "'
         END
     )
+      FROM (
+        SELECT CASE WHEN char_length(content) <= 4000 THEN content ELSE coalesce(
+            (SELECT piece FROM generate_series(0, 24) n, substr(content, 1 + n * 4000, 4000) piece
+              WHERE tenantry.lexemes(language, piece) @@ question LIMIT 1),
+            left(content, 4000)
+        ) END AS shown
+      ) t
 $$;
 
 REVOKE ALL ON FUNCTION tenantry.excerpt(text, text, tsquery) FROM PUBLIC;
