@@ -96,13 +96,20 @@ def search(
         float | None, typer.Option(metavar="X", help="The least cosine similarity of a vector.")
     ] = None,
     recall: Annotated[
-        float, typer.Option(metavar="X", help="Share of the true nearest that is wanted.")
-    ] = DEFAULT_RECALL,
+        float | None,
+        typer.Option(
+            metavar="X", help=f"Share of the true nearest that is wanted; {DEFAULT_RECALL}."
+        ),
+    ] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Say what ran, and why.")] = False,
     as_json: Json = False,
 ) -> None:
     """Search a tenant's knowledge base: by words, by vectors, or both."""
     chosen = _mode(mode, documents=documents, min_similarity=min_similarity)
+    if chosen == "vectors" and language is not None:
+        raise InvalidValueError("--language is for words: leave it out where vectors are searched.")
+    if chosen == "keywords" and recall is not None:
+        raise InvalidValueError("--recall is for vectors: leave it out with --mode keywords.")
     question = _Question(
         text=_text(text),
         mode=chosen,
@@ -111,7 +118,7 @@ def search(
         where=_filter(where),
         documents=documents,
         min_similarity=min_similarity,
-        recall=recall,
+        recall=DEFAULT_RECALL if recall is None else recall,
         embedder=None if chosen == "keywords" else load_embedder(embedder),
         embedder_name=embedder,
     )
