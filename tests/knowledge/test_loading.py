@@ -213,7 +213,7 @@ VECTORS: list[tuple[Any, str]] = [
     (bytes(4 * EMBEDDING_DIMENSIONS), "is a bytes"),
     (["x"] * EMBEDDING_DIMENSIONS, "float32 numbers only"),
     (matrix([UNIT]), "is a c_float_Array_1024_Array_1; a sequence of 1024 numbers"),
-    ([UNIT], "has 1 dimensions"),
+    ([UNIT], "holds rows of numbers; one vector of 1024"),
     (3, "is a int"),
     (AsArray(3), "is a AsArray"),
 ]

@@ -138,6 +138,11 @@ def check_direction(
         raise InvalidValueError(
             f"{where} is a {type(value).__name__}; a sequence of {dimensions} numbers is required."
         )
+    if numbers and isinstance(numbers[0], Sequence) and not isinstance(numbers[0], str | bytes):
+        raise InvalidValueError(
+            f"{where} holds rows of numbers; one vector of {dimensions} numbers is required. Take "
+            "one of the rows."
+        )
     if len(numbers) != dimensions:
         raise InvalidValueError(
             f"{where} has {len(numbers)} dimensions; {dimensions} are required. Pad shorter "

@@ -15,7 +15,7 @@ CREATE OR REPLACE FUNCTION tenantry.lexemes(language text, content text) RETURNS
             WHEN pg_catalog.octet_length(content) = pg_catalog.char_length(content)
                 THEN pg_catalog.left(content, 100000)
             ELSE pg_catalog.regexp_replace(
-                CASE WHEN content ~ '[\u0300-\u036F\u0653-\u0655\u1161-\u11C2\u3099\u309A]'
+                CASE WHEN pg_catalog.left(content, 100000) ~ '[\u0300-\u036F\u0653-\u0655\u1161-\u11C2\u3099\u309A]'
                     THEN pg_catalog.normalize(pg_catalog.left(content, 100000))
                     ELSE pg_catalog.left(content, 100000)
                 END,
