@@ -4,7 +4,7 @@
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from fastapi import FastAPI, HTTPException, Request
@@ -27,6 +27,8 @@ from tenantry.fastapi import (
 from tenantry.schema import Widget
 from tenantry.testing import IsolationError, IsolationReport, Workbench, assert_isolated
 from tenantry.testing.answers import Answer
+from tenantry.testing.openapi import Operation, Slot
+from tenantry.testing.requesting import Rows, candidates
 from tests.testing.applications import Product, Who
 from tests.testing.leaks import CASES
 
@@ -97,6 +99,14 @@ async def failing_only_to_try(app: FastAPI, bench: Workbench, examples: Any) -> 
     with pytest.raises(IsolationError) as raised:
         await assert_isolated(app, bench=bench, examples=examples)
     return raised.value.report
+
+
+def test_a_table_that_is_called_like_a_tenant_is_a_table() -> None:
+    """``customer_id`` is one of the application's customers first, and may be the tenant."""
+    slot = Slot("path", "customer_id", {"format": "uuid"}, required=True)
+    rows: Rows = {("tenants", "id"): [uuid4()], ("customers", "id"): [uuid4()]}
+    found = candidates(Operation("GET", "/customers/{customer_id}", (slot,)), slot, rows)
+    assert [origin for _, origin in found] == [("customers", "id"), ("tenants", "id")]
 
 
 def test_ids_of_requests_say_nothing() -> None:

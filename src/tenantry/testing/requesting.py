@@ -43,6 +43,8 @@ _NAMED: Final = re.compile(r"(^|_)(id|uuid|slug|filename)$")
 _TENANT: Final = re.compile(r"^(x_)?(tenant|organi[sz]ation|org|workspace|account|customer)(_|$)")
 _MOST: Final = 12
 _COMBINATIONS: Final = 24
+_NAMED_ROW: Final = 7
+"""From this score on, a parameter's name or place names the table."""
 _UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 
@@ -146,9 +148,11 @@ def _score(operation: Operation, slot: Slot, origin: Origin) -> int:
     """Return how likely a slot means values of an origin; 0: not at all."""
     if origin[1] == "cursor":
         return 8 if _CURSOR.search(slot.field) else 0
+    as_row = _score_as_row(operation, slot, origin)
     if _TENANT.match(slot.field):
-        return _score_as_tenant(slot.field, origin)
-    return _score_as_row(operation, slot, origin)
+        # It may as well be a table's of that name: an application's own customers or accounts.
+        return max(_score_as_tenant(slot.field, origin), as_row + 2 if as_row >= _NAMED_ROW else 0)
+    return as_row
 
 
 def _score_as_tenant(name: str, origin: Origin) -> int:
