@@ -19,7 +19,16 @@ from tenantry.auth.profiles import TESTING
 from tenantry.errors import ConfigurationError
 from tenantry.fastapi import DoorSettings, host_or_body, require_role
 from tests.conftest import TenantPair, Urls
-from tests.fastapi.conftest import EMAIL, PASSWORD, Site, eventually, make_app, running, sign_in
+from tests.fastapi.conftest import (
+    EMAIL,
+    PASSWORD,
+    SITE,
+    Site,
+    eventually,
+    make_app,
+    running,
+    sign_in,
+)
 
 NEW = "another fine day of may"
 
@@ -83,6 +92,20 @@ async def test_a_session_cannot_be_fixed(site: Site) -> None:
     assert (
         await site.client(Cookie=f"__Host-session={old}").get("/api/widgets")
     ).status_code == 401
+
+
+async def test_a_sign_in_to_another_tenant_ends_the_session_too(site: Site) -> None:
+    """The browser has one session, of whichever tenant; a sign-in that fails ends none."""
+    browser = await site.signed_in()
+    old = site.client(Cookie=f"__Host-session={browser.cookies['__Host-session']}")
+    assert (await sign_in(browser, tenant="globex", password="wrong")).status_code == 401
+    assert (await old.get("/api/widgets")).status_code == 200
+    globex = {"tenant": "globex", "email": "bob@globex.example"}
+    assert (await sign_in(browser, **globex)).status_code == 200
+    assert (await browser.get("/auth/session")).json()["user"]["email"] == globex["email"]
+    assert (await old.get("/api/widgets")).status_code == 401
+    gone = site.client(Cookie=f"__Host-session={uuid4()}.{'x' * 22}.{'x' * 43}", Origin=SITE)
+    assert (await sign_in(gone, **globex)).status_code == 200
 
 
 async def test_bearer_tokens_are_for_clients_without_cookies(site: Site) -> None:

@@ -131,6 +131,8 @@ class Door:
             )
         except TenantUnknownError:
             await self.auth.refuse_sign_in(password)
+        if replaces is not None and not replaces.startswith(f"{signed_in.user.tenant_id}."):
+            await self._end(request, replaces)  # another tenant's, which the sign-in left alone
         if transport == "cookie":
             exchange.new_cookies = self._cookies_of(signed_in)
         return signed_in
@@ -147,11 +149,7 @@ class Door:
         exchange = Exchange.of(request.scope)
         exchange.used_credential = True
         if (token := exchange.session_token()) is not None:
-            await self.auth.sign_out(
-                token,
-                address=self.settings.client_address(request),
-                user_agent=request.headers.get("user-agent"),
-            )
+            await self._end(request, token)
         exchange.drops_cookie = True
 
     async def tenant(self, request: Any, named: str | None) -> UUID:
@@ -174,6 +172,13 @@ class Door:
         if found is None:
             raise TenantUnknownError("The request names no tenant that there is.")
         return found
+
+    async def _end(self, request: Any, token: str) -> None:
+        await self.auth.sign_out(
+            token,
+            address=self.settings.client_address(request),
+            user_agent=request.headers.get("user-agent"),
+        )
 
     def _cookies_of(self, signed_in: SignedIn) -> list[str]:
         profile = self.settings.profile
