@@ -154,6 +154,8 @@ async def test_malformed_credentials_are_refused(site: Site) -> None:
         [("Cookie", f"session={token}")],
         [bearer, bearer],
         [("Authorization", "Bearer "), mine],
+        [("Authorization", "Bearer"), mine],  # as servers pass on the one before
+        [("Authorization", f"Bearer\t{token}x"), mine],
         [("Authorization", f"Bearer {token}, Bearer {token}")],
         [("Authorization", f"Token {token}")],
         [("Authorization", b"Bearer \xff\xfe")],
@@ -175,7 +177,9 @@ async def test_an_optional_caller_is_nobody_without_a_good_cookie(site: Site) ->
     assert (await site.client().get("/api/who")).json() is None
     response = await site.client(Cookie="__Host-session=x").get("/api/who")
     assert (response.status_code, response.json()) == (200, None)
-    assert (await site.client(Authorization="Bearer x").get("/api/who")).status_code == 401
+    doubled = [("X-API-Key", "x"), ("Authorization", "Bearer x")]
+    for bad in ([("Authorization", "Bearer x")], [("Authorization", "Bearer")], doubled):
+        assert (await site.client().get("/api/who", headers=bad)).status_code == 401
     assert (await (await site.signed_in()).get("/api/who")).json() == "session"
 
 

@@ -19,6 +19,7 @@ __all__ = [
     "Credential",
     "Headers",
     "check_origins",
+    "has_header",
     "is_cross_site",
     "read_credential",
     "read_headers",
@@ -132,6 +133,11 @@ def read_credential(headers: Headers, cookie: Cookie) -> Credential | None:
     return None if text_or_none is None else Credential("cookie", text_or_none)
 
 
+def has_header(headers: Headers) -> bool:
+    """Return whether a request shows a credential in a header, be it good or not."""
+    return b"x-api-key" in headers or bool(_bearer_tokens(headers))
+
+
 def is_cross_site(headers: Headers, *, secure: bool, trusted: frozenset[str]) -> bool:
     """Return whether a request that changes something may come from a page of somebody else's.
 
@@ -144,7 +150,7 @@ def is_cross_site(headers: Headers, *, secure: bool, trusted: frozenset[str]) ->
         secure: Whether the site is one of HTTPS.
         trusted: Other origins that may send requests, as ``https://app.example.com``.
     """
-    if b"x-api-key" in headers or _bearer_tokens(headers):
+    if has_header(headers):
         return False
     sites, origins = headers.get(b"sec-fetch-site", ()), headers.get(b"origin", ())
     if len(sites) > 1 or len(origins) > 1:
@@ -178,9 +184,7 @@ def check_origins(origins: Iterable[str]) -> frozenset[str]:
 
 
 def _bearer_tokens(headers: Headers) -> list[bytes]:
-    # Other schemes, such as the Basic of a gateway, are not ours.
-    return [
-        value[7:].strip()
-        for value in headers.get(b"authorization", ())
-        if value[:7].lower() == b"bearer "
-    ]
+    # Other schemes, such as the Basic of a gateway, are not ours. Without a token it is still ours:
+    # the empty one, which opens nothing.
+    parts = (value.split(maxsplit=1) for value in headers.get(b"authorization", ()))
+    return [b"".join(each[1:]).strip() for each in parts if each and each[0].lower() == b"bearer"]

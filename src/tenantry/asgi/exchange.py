@@ -7,7 +7,7 @@ from collections.abc import MutableMapping, Sequence
 from random import getrandbits
 from typing import TYPE_CHECKING, Any, Final
 
-from tenantry.asgi.credentials import read_credential, read_headers
+from tenantry.asgi.credentials import has_header, read_credential, read_headers
 from tenantry.auth import Principal
 from tenantry.errors import ConfigurationError, InvalidTokenError
 
@@ -99,13 +99,12 @@ class Exchange:
         if self.principal is not None:
             return self.principal
         self.used_credential = True
-        is_cookie = True
+        is_cookie = not has_header(self.headers)
         try:
             credential = read_credential(self.headers, self.door.cookie)
             if credential is None:
                 self.found_nobody = True
                 return None
-            is_cookie = credential.kind == "cookie"
             auth = self.door.auth
             look_up = auth.authenticate_api_key if credential.kind == "api_key" else auth.validate
             self.principal = await look_up(credential.text)
