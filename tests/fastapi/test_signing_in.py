@@ -368,8 +368,12 @@ async def test_nothing_secret_is_logged_or_answered(
 
 
 async def test_answers_are_not_to_be_stored(site: Site) -> None:
-    """Neither those of the routes of signing in, nor those that used a credential."""
+    """Those of the routes of signing in and of health, those that used a credential, and problems."""
     client = await site.signed_in()
     for path in ("/auth/session", "/api/widgets", "/api/who"):
         assert (await client.get(path)).headers["cache-control"] == "no-store"
-    assert "cache-control" not in (await client.get("/healthz")).headers
+    stranger = site.client()
+    for path in ("/healthz", "/readyz", "/api/widgets", "/nowhere"):
+        assert (await stranger.get(path)).headers.get_list("cache-control") == ["no-store"], path
+    assert (await stranger.put("/api/widgets")).headers["cache-control"] == "no-store"
+    assert "cache-control" not in (await stranger.get("/docs")).headers

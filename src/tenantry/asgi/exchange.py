@@ -21,6 +21,7 @@ Scope = MutableMapping[str, Any]
 _MOST_TO_SIGN_IN: Final = 64 * 1024
 """Bytes of a body that strangers may send to the routes of signing in. To look through ten
 megabytes of unknown fields takes seconds."""
+_HEALTH: Final = frozenset({"/healthz", "/readyz"})
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{8,64}")
 
 
@@ -67,8 +68,9 @@ class Exchange:
         self.request_id = given.decode() if _REQUEST_ID.fullmatch(given) else _new_id()
         self.principal: Principal | None = None
         self.found_nobody = False
-        # An answer of the routes of signing in is nothing to store, whatever it says.
-        self.used_credential = is_signing_in
+        # An answer of the routes of signing in is nothing to store, whatever it says; nor is what
+        # the application's health was.
+        self.used_credential = is_signing_in or path_of(scope) in _HEALTH
         self.drops_cookie = False
         self.new_cookies: Sequence[str] = ()
         self.is_too_long = False

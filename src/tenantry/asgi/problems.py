@@ -120,6 +120,8 @@ class Problem:
     def all_headers(self) -> dict[str, str]:
         """Return the headers that go with it."""
         headers = {"content-type": MEDIA_TYPE, **self.headers}
+        if not any(name.lower() == "cache-control" for name in headers):
+            headers["cache-control"] = "no-store"
         if self.status == HTTPStatus.UNAUTHORIZED:
             headers.setdefault("www-authenticate", "Bearer")
         elif self.status == HTTPStatus.SERVICE_UNAVAILABLE:
