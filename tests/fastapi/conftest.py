@@ -69,6 +69,11 @@ async def program(principal: ApiKeyPrincipal) -> str:
     return str(principal.tenant_id)
 
 
+@routes.get("/program/widgets")
+async def widgets_of_program(_: ApiKeyPrincipal, tx: TenantTx) -> list[str]:
+    return list(await tx.scalars(select(Widget.name)))
+
+
 @routes.get("/owners", dependencies=[require_role("owner")])
 async def owners() -> str:
     return "in"

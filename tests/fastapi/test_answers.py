@@ -341,6 +341,9 @@ async def test_the_documentation_is_complete(site: Site) -> None:
     kinds = [next(iter(each)) for each in widgets["get"]["security"]]
     assert kinds == ["sessionCookie", "sessionToken", "apiKey", "apiKeyHeader"]
     assert {} in spec["paths"]["/api/who"]["get"]["security"]
+    # A route may ask for several: whoever calls has to be right for all.
+    program = spec["paths"]["/api/program/widgets"]["get"]["security"]
+    assert program == [{"apiKey": []}, {"apiKeyHeader": []}]
     assert "security" not in spec["paths"]["/auth/sign-in"]["post"]
     assert {"401", "403", "404", "409", "422", "500", "503"} < set(widgets["get"]["responses"])
     for path in spec["paths"].values():

@@ -86,20 +86,12 @@ def document(spec: dict[str, Any], door: Door) -> dict[str, Any]:
 
 
 def _document_operation(operation: dict[str, Any], statuses: set[int]) -> None:
-    security, needed = [], list(operation.get("security", ()))
-    for requirement in needed:
-        kinds = next((name for name in requirement if name.startswith(SCHEME)), None)
-        if kinds is None:
-            security.append(requirement)
-            continue
+    needed = list(operation.get("security", ()))
+    ours = [name for each in needed for name in each if name.startswith(SCHEME)]
+    if ours:
         statuses.update(_WITH_CREDENTIAL)
-        for kind in kinds.removeprefix(SCHEME).split("|"):
-            schemes = _SCHEMES.get(kind)
-            security += [{name: []} for name in schemes] if schemes else [{}]
-    if needed:
-        operation["security"] = [
-            each for i, each in enumerate(security) if each not in security[:i]
-        ]
+        others = [each for each in needed if not any(name in ours for name in each)]
+        operation["security"] = [*others, *_credentials(ours)]
     responses = operation.setdefault("responses", {})
     if "HTTPValidationError" in str(responses.get("422")):
         del responses["422"]
@@ -107,6 +99,14 @@ def _document_operation(operation: dict[str, Any], statuses: set[int]) -> None:
         statuses.add(422)
     for status in sorted(statuses):
         responses.setdefault(str(status), reference(status))
+
+
+def _credentials(names: list[str]) -> list[dict[str, list[str]]]:
+    """Return what opens a route that asks for callers several times: what is right for all."""
+    kinds = [name.removeprefix(SCHEME).split("|") for name in names]
+    right = [kind for kind in kinds[0] if all(kind in each for each in kinds)]
+    schemes = [_SCHEMES.get(kind, ()) for kind in right or kinds[0]]
+    return [each for of_kind in schemes for each in ([{n: []} for n in of_kind] or [{}])]
 
 
 def reference(status: int) -> dict[str, Any]:
