@@ -17,6 +17,7 @@ from tenantry.auth import Auth
 from tenantry.auth.profiles import TESTING
 from tenantry.errors import ConfigurationError
 from tenantry.fastapi import (
+    ApiKeyPrincipal,
     CurrentDoor,
     CurrentPrincipal,
     DoorSettings,
@@ -27,6 +28,7 @@ from tenantry.fastapi import (
 from tenantry.schema import Widget
 from tenantry.testing import IsolationError, IsolationReport, Workbench, assert_isolated
 from tenantry.testing.answers import Answer
+from tenantry.testing.judging import INTRUDER
 from tenantry.testing.openapi import Operation, Slot
 from tenantry.testing.requesting import Rows, candidates
 from tests.testing.applications import Product, Who
@@ -99,6 +101,29 @@ async def failing_only_to_try(app: FastAPI, bench: Workbench, examples: Any) -> 
     with pytest.raises(IsolationError) as raised:
         await assert_isolated(app, bench=bench, examples=examples)
     return raised.value.report
+
+
+async def test_what_only_programs_may_use_is_tried_with_keys(bench: Workbench) -> None:
+    """Each tenant's own: what is honest passes, and a leak is found."""
+    app = FastAPI(lifespan=lifespan)
+    install(app, DoorSettings(database=bench.db.settings, profile=TESTING))
+
+    @app.get("/honest")
+    async def honest(_: ApiKeyPrincipal, tx: TenantTx) -> list[str]:
+        return list(await tx.scalars(select(Widget.name)))
+
+    @app.get("/leaking/{widget_id}")
+    async def leaking(widget_id: UUID, _: ApiKeyPrincipal, door: CurrentDoor) -> str | None:
+        async with door.db.operator(reason="a leak") as tx:
+            return await tx.scalar(select(Widget.name).where(Widget.id == widget_id))
+
+    with pytest.raises(IsolationError) as raised:
+        await assert_isolated(app, bench=bench)
+    report = raised.value.report
+    assert not report.unexercised, str(report)
+    assert {(each.operation, each.who) for each in report.leaks} == {
+        ("GET /leaking/{widget_id}", INTRUDER)
+    }
 
 
 def test_a_table_that_is_called_like_a_tenant_is_a_table() -> None:

@@ -33,18 +33,21 @@ class Actor:
         running: The application.
         planting: Fills it.
         host: The host of its own, with ``{slug}``.
+        with_key: Whether it has an API key.
     """
 
     bench: Workbench
     running: RunningApp
     planting: Planting
     host: str | None = None
+    with_key: bool = False
     rows: Rows = field(default_factory=dict)
     snapshot: Snapshot = field(default_factory=dict)
     _made: Rows = field(default_factory=dict)
     _told: Rows = field(default_factory=dict)
     _sent: set[str] = field(default_factory=set)
     _client: httpx.AsyncClient | None = None
+    _api_key: str | None = None
     _user: UserInfo | None = None
     _token: str = ""
     _base_url: str = BASE_URL
@@ -80,6 +83,8 @@ class Actor:
         tenant = await self.bench.make_tenant(marker, slug=marker)
         if self.host is not None:
             self._base_url = f"https://{self.host.format(slug=marker)}"
+        if self.with_key:
+            self._api_key = (await self.bench.auth.issue_api_key(tenant.id)).key
         self._user = await self._register(tenant.id)
         await self._sign_in()
         await self.grow()
@@ -159,4 +164,6 @@ class Actor:
         self._token = signed_in.token
         await self.close()
         headers = self.bench.credentials(self._token)
-        self._client = new_walker(self.running, headers, base_url=self._base_url)
+        client = new_walker(self.running, headers, base_url=self._base_url)
+        client.api_key = self._api_key
+        self._client = client

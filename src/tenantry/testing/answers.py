@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import httpx
 
-from tenantry.testing.applications import RunningApp
+from tenantry.testing.applications import RunningApp, Walker
 from tenantry.testing.direct import CUT, HELD
 from tenantry.testing.openapi import Operation
 from tenantry.testing.requesting import Filled, mentioned, request_of
@@ -138,6 +138,8 @@ class Asker:
         line, sent = _line(request), mentioned(request)
         messages = request.pop("messages", ())
         _keep_cookies(client, request)
+        if operation.by_key and isinstance(client, Walker) and client.api_key is not None:
+            request["headers"] = {**request["headers"], "Authorization": f"Bearer {client.api_key}"}
         try:
             async with asyncio.timeout(_SECONDS if held is None else None):
                 if operation.is_socket:

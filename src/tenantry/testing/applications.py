@@ -11,7 +11,7 @@ import httpx
 from tenantry.errors import TenantryError
 from tenantry.testing.direct import DirectTransport
 
-__all__ = ["BASE_URL", "App", "ApplicationStartError", "RunningApp", "new_client", "new_walker"]
+__all__ = ["BASE_URL", "App", "ApplicationStartError", "RunningApp", "Walker", "new_client", "new_walker"]
 
 BASE_URL: Final = "https://testserver"
 """Where clients believe the application to be; by HTTPS, or secure cookies would not come back."""
@@ -123,9 +123,19 @@ def new_client(
     return _browser(transport, headers, base_url)
 
 
+class Walker(httpx.AsyncClient):
+    """A client for a walk.
+
+    Attributes:
+        api_key: Its tenant's, for what is for programs alone.
+    """
+
+    api_key: str | None = None
+
+
 def new_walker(
     running: RunningApp, headers: Mapping[str, str] | None = None, *, base_url: str = BASE_URL
-) -> httpx.AsyncClient:
+) -> Walker:
     """Return a client for a walk: as a browser's pages, and it waits for no stream to end.
 
     Args:
@@ -138,8 +148,8 @@ def new_walker(
 
 def _browser(
     transport: httpx.AsyncBaseTransport, headers: Mapping[str, str] | None, base_url: str
-) -> httpx.AsyncClient:
-    return httpx.AsyncClient(
+) -> Walker:
+    return Walker(
         transport=transport,
         base_url=base_url,
         headers={"Sec-Fetch-Site": "same-origin", **(headers or {})},

@@ -28,6 +28,8 @@ _METHODS: Final = ("get", "head", "post", "put", "patch", "delete")
 _SAFE: Final = frozenset({"GET", "HEAD"})
 _DOOR: Final = "x-tenantry-door"
 """Marks the routes of signing in, which tenantry's own tests look at."""
+_KEYS: Final = {"apiKey", "apiKeyHeader"}
+"""The schemes of the door for programs."""
 _DEEPEST: Final = 4
 _LONGEST_CHAIN: Final = 20
 _PATH_PARAMETER: Final = re.compile(r"\{(\w+)(?::\w+)?\}")
@@ -72,6 +74,7 @@ class Operation:
         media: Its media type.
         schemas: Those of the document that it is from.
         messages: What to say in a WebSocket, with ``{widgets.id}`` for values.
+        by_key: Whether it takes the door's API keys, and nothing else.
     """
 
     method: str
@@ -81,6 +84,7 @@ class Operation:
     media: str = field(default="application/json", compare=False)
     schemas: Schemas = field(default_factory=lambda: Schemas({}), compare=False, repr=False)
     messages: tuple[str, ...] = field(default=(), compare=False)
+    by_key: bool = field(default=False, compare=False)
 
     def __str__(self) -> str:
         return f"{self.method} {self.path}"
@@ -256,7 +260,9 @@ def _operation(
         where, name = str(parameter.get("in")), str(parameter.get("name"))
         schema = schemas.resolve(parameter.get("schema", {}))
         slots[where, name] = Slot(where, name, schema, bool(parameter.get("required")))
-    made = Operation(method, path, tuple(slots.values()), schemas=schemas)
+    accepted = {name for each in declared.get("security", []) for name in each or [""]}
+    by_key = accepted == _KEYS
+    made = Operation(method, path, tuple(slots.values()), schemas=schemas, by_key=by_key)
     contents = schemas.resolve(declared.get("requestBody", {})).get("content", {})
     if not contents:
         return made

@@ -68,8 +68,9 @@ class Walk:
         self._examples = examples
         self._asker = Asker(running, limits)
         self._host = host
-        self._owner = Actor(bench, running, planting, host)
-        self._intruder = Actor(bench, running, planting, host)
+        with_key = any(each.by_key for each in operations)
+        self._owner = Actor(bench, running, planting, host, with_key)
+        self._intruder = Actor(bench, running, planting, host, with_key)
         self._nobody = new_walker(running)
         self._judge = Judge()
         self._works: dict[tuple[Operation, int], Filled] = {}
