@@ -1,18 +1,21 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from uuid import uuid4
 
 import asyncpg
 import pytest
 from sqlalchemy import text
 
 from tenantry import Database, __version__
+from tenantry.ops.project import load_project
 from tenantry.settings import url_text
 from tests.cli.conftest import Command
 from tests.conftest import Connect, Urls
@@ -208,6 +211,27 @@ def test_own_tables_from_pyproject_to_the_database(tenantry: Command, tmp_path: 
     pushed = tenantry("db", "push")
     assert pushed.out.strip() == "ALTER TABLE notes ADD COLUMN stars INTEGER;"
     assert tenantry("db", "check").code == 0
+
+
+@pytest.mark.parametrize("with_init", [True, False])
+def test_a_file_of_a_package_is_imported_once(
+    with_init: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under the name that the application has for it: else its tables would be there twice."""
+    package = f"shop_{uuid4().hex}"
+    (tmp_path / package).mkdir()
+    if with_init:
+        (tmp_path / package / "__init__.py").touch()
+    file = tmp_path / package / "models.py"
+    file.write_text("loaded = []\n")
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    load_project(tmp_path, models=(f"{package}/models.py",))
+    first = importlib.import_module(f"{package}.models")
+    load_project(tmp_path, models=(f"./{package}/models.py",))
+    load_project(tmp_path / package, models=("models.py",))
+    names = [n for n, each in sys.modules.items() if getattr(each, "__file__", None) == str(file)]
+    assert names == [f"{package}.models"]
+    assert sys.modules[f"{package}.models"] is first
 
 
 def test_models_that_cannot_be_imported_are_named(tenantry: Command, tmp_path: Path) -> None:

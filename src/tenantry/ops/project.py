@@ -106,7 +106,7 @@ def _import(name: str, base: Path) -> None:
         sys.path.insert(0, str(base))
     try:
         if name.endswith(".py"):
-            _import_file(base / name)
+            _import_file((base / name).resolve(), base)
         else:
             importlib.import_module(name)
     except Exception as error:
@@ -115,15 +115,41 @@ def _import(name: str, base: Path) -> None:
         ) from error
 
 
-def _import_file(file: Path) -> None:
-    module_name = file.stem
-    if module_name in sys.modules and getattr(sys.modules[module_name], "__file__", "") == str(
-        file
-    ):
+def _import_file(file: Path, base: Path) -> None:
+    if any(getattr(each, "__file__", None) == str(file) for each in [*sys.modules.values()]):
         return
+    if (name := _name_in_package(file, base)) is not None:
+        importlib.import_module(name)
+        return
+    module_name = file.stem
     specification = importlib.util.spec_from_file_location(module_name, file)
     if specification is None or specification.loader is None or not file.is_file():
         raise ConfigurationError(f"there is no file {file}")
     module = importlib.util.module_from_spec(specification)
     sys.modules[module_name] = module
     specification.loader.exec_module(module)
+
+
+def _name_in_package(file: Path, base: Path) -> str | None:
+    """Return the name by which an application imports a file of a package of its own, or None.
+
+    Under another name its tables would be declared a second time.
+    """
+    root = file.parent
+    while (root / "__init__.py").is_file():
+        root = root.parent
+    if root == file.parent and file.is_relative_to(base):
+        root = base  # a package may do without the file
+    parts = file.relative_to(root).with_suffix("").parts
+    if len(parts) == 1 or not all(part.isidentifier() for part in parts):
+        return None
+    if str(root) not in sys.path:
+        sys.path.insert(0, str(root))
+    name = ".".join(parts)
+    try:
+        found = importlib.util.find_spec(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise
+        return None  # another package has the name of the folder
+    return name if found is not None and found.origin == str(file) else None
