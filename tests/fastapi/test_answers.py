@@ -9,13 +9,14 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from typing import Any
 
 import asyncpg
 import httpx
 import pytest
+from fastapi.responses import StreamingResponse
 from pydantic import TypeAdapter
 from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError, NoResultFound
@@ -240,6 +241,26 @@ async def test_no_transaction_is_open_while_a_response_streams(
         assert (await messages.get())["body"] == b"['streamed']\n"
         await task
     assert {row["state"] for row in states} == {"idle"}
+
+
+async def test_a_stream_that_breaks_is_logged_by_what_broke_it(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Too late for an answer, frameworks put an error of their own around it."""
+    site.raises = False
+
+    async def lines() -> AsyncIterator[str]:
+        yield "first"
+        raise errors.SessionUseError("its block has ended")
+
+    async def late() -> StreamingResponse:
+        return StreamingResponse(lines())
+
+    site.app.get("/late")(late)
+    await site.client().get("/late")
+    (record,) = [each for each in caplog.records if each.levelno >= logging.ERROR]
+    assert "SessionUseError at" in record.getMessage()
+    assert "block has ended" in record.getMessage()
 
 
 async def test_a_commit_that_fails_is_no_success(site: Site, admin: asyncpg.Connection) -> None:

@@ -320,7 +320,7 @@ async def test_development_over_plain_http_says_so_and_stays_at_home(
         rebound = site.client(base="http://evil.example")
         assert (await rebound.get("/healthz")).status_code == 403
         # What a proxy on this machine sends, and a client of which it says what it likes.
-        for name in ("X-Forwarded-For", "Forwarded", "Via"):
+        for name in ("X-Forwarded-For", "X-Forwarded-Proto", "Forwarded", "Via"):
             assert (await client.get("/healthz", headers={name: "127.0.0.1"})).status_code == 403
         odd = httpx.ASGITransport(site.app, client=("unknown", 1))
         async with httpx.AsyncClient(transport=odd, base_url="http://localhost") as stranger:

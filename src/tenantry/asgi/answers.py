@@ -61,6 +61,8 @@ def answer(scope: Scope, problem: Problem, *, cause: Exception | None = None) ->
 
 
 def _log_fault(cause: Exception, exchange: Exchange) -> None:
+    if isinstance(cause, RuntimeError) and isinstance(cause.__cause__, Exception):
+        cause = cause.__cause__  # a framework's, for what has failed in the middle of an answer
     extra = {"request_id": exchange.request_id}
     _log.error("%s, request %s", _named(cause), exchange.request_id, extra=extra)
 

@@ -26,9 +26,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 _log: Final = logging.getLogger("tenantry.asgi")
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 _DIGITS: Final = 19
-_FORWARDED: Final = frozenset(
-    {b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-real-ip"}
-)
+_FORWARDED: Final = re.compile(rb"forwarded|via|x-forwarded-.+|x-real-ip")
 _LOCAL: Final = re.compile(
     rb"(localhost|[a-z0-9-]+\.localhost|127\.0\.0\.1|\[::1\]|testserver)(:\d+)?", re.IGNORECASE
 )
@@ -142,7 +140,7 @@ def _is_local(scope: Scope, hosts: Sequence[bytes]) -> bool:
         near = ip_address(client.partition("%")[0]).is_loopback
     except ValueError:
         near = client in {"", "testclient"}  # a socket of this machine, or a client in a test
-    is_forwarded = any(name in _FORWARDED for name, _ in scope["headers"])
+    is_forwarded = any(_FORWARDED.fullmatch(name) for name, _ in scope["headers"])
     return near and not is_forwarded and all(_LOCAL.fullmatch(host) for host in hosts)
 
 
