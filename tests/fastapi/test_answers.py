@@ -12,11 +12,13 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from typing import Any
+from uuid import UUID, uuid4
 
 import asyncpg
 import httpx
 import pytest
-from fastapi.responses import StreamingResponse
+from fastapi import FastAPI
+from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import TypeAdapter
 from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError, NoResultFound
@@ -28,6 +30,8 @@ from tenantry.asgi.problems import STATUSES, invalid_request, status_of
 from tenantry.asgi.readiness import Readiness
 from tenantry.auth import SessionInfo
 from tenantry.errors import PasswordRefusedError, RetryLaterError, TenantryError
+from tenantry.fastapi import TenantTx
+from tenantry.schema import Widget
 from tenantry.settings import url_text
 from tests.auth.gateway import gateway
 from tests.conftest import TenantPair, Urls
@@ -241,6 +245,43 @@ async def test_no_transaction_is_open_while_a_response_streams(
         assert (await messages.get())["body"] == b"['streamed']\n"
         await task
     assert {row["state"] for row in states} == {"idle"}
+
+
+async def test_errors_below_a_mount_are_problems_too(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A mounted application knows nothing of ours, and would answer 500 to strangers."""
+    below = FastAPI()
+
+    async def widget(widget_id: UUID, tx: TenantTx) -> str:
+        return (await tx.get_one(Widget, widget_id)).name
+
+    async def fails() -> None:
+        raise ValueError("a defect")
+
+    async def refuses() -> JSONResponse:
+        return JSONResponse({"own": "answer"}, 500)
+
+    below.get("/widgets/{widget_id}")(widget)
+    below.get("/fails")(fails)
+    below.get("/refuses")(refuses)
+    site.app.mount("/below", below)
+    site.raises = False
+    stranger, ada = site.client(), await site.signed_in()
+    for client, path, status in (
+        (stranger, f"/below/widgets/{uuid4()}", 401),
+        (ada, f"/below/widgets/{uuid4()}", 404),
+        (ada, "/below/fails", 500),
+    ):
+        caplog.clear()
+        response = await client.get(path)
+        assert (response.status_code, response.json()["status"]) == (status, status)
+        assert response.headers["content-type"] == "application/problem+json"
+        assert response.headers.get_list("x-request-id") == [response.json()["instance"]]
+        faults = [each for each in caplog.records if each.levelno >= logging.ERROR]
+        assert len(faults) == (status == 500)
+    response = await ada.get("/below/refuses")
+    assert (response.status_code, response.json()) == (500, {"own": "answer"})
 
 
 async def test_a_stream_that_breaks_is_logged_by_what_broke_it(

@@ -11,7 +11,7 @@ from tenantry.asgi.exchange import Exchange, Scope, path_of
 from tenantry.asgi.problems import Problem
 from tenantry.errors import TenantryError
 
-__all__ = ["Answer", "answer"]
+__all__ = ["Answer", "answer", "cause_of"]
 
 _log: Final = logging.getLogger("tenantry.asgi")
 
@@ -60,9 +60,14 @@ def answer(scope: Scope, problem: Problem, *, cause: Exception | None = None) ->
     return Answer(problem.status, headers, body)
 
 
+def cause_of(error: Exception) -> Exception:
+    """Return what has failed in the middle of an answer, of which frameworks make an error."""
+    is_around = isinstance(error, RuntimeError) and isinstance(error.__cause__, Exception)
+    return error.__cause__ if is_around else error  # type: ignore[return-value]
+
+
 def _log_fault(cause: Exception, exchange: Exchange) -> None:
-    if isinstance(cause, RuntimeError) and isinstance(cause.__cause__, Exception):
-        cause = cause.__cause__  # a framework's, for what has failed in the middle of an answer
+    cause = cause_of(cause)
     extra = {"request_id": exchange.request_id}
     _log.error("%s, request %s", _named(cause), exchange.request_id, extra=extra)
 

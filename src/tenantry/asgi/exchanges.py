@@ -6,15 +6,16 @@ import logging
 import re
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from contextlib import suppress
+from http import HTTPStatus
 from ipaddress import ip_address
 from time import perf_counter
 from typing import Any, Final
 
-from tenantry.asgi.answers import answer
+from tenantry.asgi.answers import answer, cause_of
 from tenantry.asgi.credentials import is_cross_site
 from tenantry.asgi.door import Door
 from tenantry.asgi.exchange import Exchange, Scope
-from tenantry.asgi.problems import Problem
+from tenantry.asgi.problems import Problem, problem_of
 
 __all__ = ["Exchanges"]
 
@@ -66,28 +67,21 @@ class Exchanges:
         exchange = scope["tenantry"] = Exchange(self._door, scope)
         scope.setdefault("state", {})["request_id"] = exchange.request_id
         started = perf_counter()
-
-        async def send_marked(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                if exchange.is_too_long:
-                    raise _BodyTooLongError  # where a framework has made something else of it
-                exchange.status = message["status"]
-                message["headers"] = exchange.marked(message.get("headers", ()))
-            try:
-                await send(message)
-            except OSError as error:
-                raise _ClientGoneError from error
-
+        sending = _Sending(send, exchange)
         try:
-            await self._serve(scope, exchange, receive, send_marked)
+            await self._serve(scope, exchange, receive, sending)
+            await sending.end()
         except _BodyTooLongError:
             exchange.is_too_long = False
-            await _answer(scope, exchange, Problem(413), send_marked)
+            await _answer(scope, exchange, Problem(413), sending.now)
         except self._left:
             _log.debug("the client has gone away, request %s", exchange.request_id)
         except Exception as error:
-            await _answer(scope, exchange, Problem(500), send_marked, cause=error)
-            raise  # for the server, which logs where it came from
+            # Errors of an application that is mounted below have passed by our answers to them.
+            known = problem_of(cause_of(error)) if sending.held else None
+            await _answer(scope, exchange, known or Problem(500), sending.now, cause=error)
+            if known is None:
+                raise  # for the server, which logs where it came from
         finally:
             if _log.isEnabledFor(logging.INFO):
                 _record(scope, exchange, perf_counter() - started)
@@ -100,6 +94,45 @@ class Exchanges:
         if scope["type"] == "http":  # also where a length is given: what is sent may be another
             receive = _limited(receive, exchange)
         await self._app(scope, receive, send)
+
+
+class _Sending:
+    """Sends an answer, with what is ours in its headers.
+
+    A 500 is held back until its request has ended: whoever is outside of what has sent it may be
+    told yet what it comes from, and know better.
+    """
+
+    def __init__(self, send: Send, exchange: Exchange) -> None:
+        self._send = send
+        self._exchange = exchange
+        self.held: list[Message] = []
+
+    async def __call__(self, message: Message) -> None:
+        if self.held or message.get("status") == HTTPStatus.INTERNAL_SERVER_ERROR:
+            self.held.append(message)
+            if message.get("more_body"):  # a stream, which does not wait for its end
+                await self.end()
+        else:
+            await self.now(message)
+
+    async def end(self) -> None:
+        """Send what is held back."""
+        held, self.held = self.held, []
+        for message in held:
+            await self.now(message)
+
+    async def now(self, message: Message) -> None:
+        exchange = self._exchange
+        if message["type"] == "http.response.start":
+            if exchange.is_too_long:
+                raise _BodyTooLongError  # where a framework has made something else of it
+            exchange.status = message["status"]
+            message["headers"] = exchange.marked(message.get("headers", ()))
+        try:
+            await self._send(message)
+        except OSError as error:
+            raise _ClientGoneError from error
 
 
 async def _answer(

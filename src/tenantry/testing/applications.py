@@ -11,7 +11,15 @@ import httpx
 from tenantry.errors import TenantryError
 from tenantry.testing.direct import DirectTransport
 
-__all__ = ["BASE_URL", "App", "ApplicationStartError", "RunningApp", "Walker", "new_client", "new_walker"]
+__all__ = [
+    "BASE_URL",
+    "App",
+    "ApplicationStartError",
+    "RunningApp",
+    "Walker",
+    "new_client",
+    "new_walker",
+]
 
 BASE_URL: Final = "https://testserver"
 """Where clients believe the application to be; by HTTPS, or secure cookies would not come back."""
