@@ -368,7 +368,7 @@ async def test_nothing_secret_is_logged_or_answered(
 
 
 async def test_answers_are_not_to_be_stored(site: Site) -> None:
-    """Those of the routes of signing in and of health, those that used a credential, and problems."""
+    """Those of our own routes, those that used a credential, and problems."""
     client = await site.signed_in()
     for path in ("/auth/session", "/api/widgets", "/api/who"):
         assert (await client.get(path)).headers["cache-control"] == "no-store"

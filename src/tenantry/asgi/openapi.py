@@ -105,8 +105,11 @@ def _credentials(names: list[str]) -> list[dict[str, list[str]]]:
     """Return what opens a route that asks for callers several times: what is right for all."""
     kinds = [name.removeprefix(SCHEME).split("|") for name in names]
     right = [kind for kind in kinds[0] if all(kind in each for each in kinds)]
-    schemes = [_SCHEMES.get(kind, ()) for kind in right or kinds[0]]
-    return [each for of_kind in schemes for each in ([{n: []} for n in of_kind] or [{}])]
+    found: list[dict[str, list[str]]] = []
+    for kind in right or kinds[0]:
+        schemes = _SCHEMES.get(kind)
+        found += [{name: []} for name in schemes] if schemes else [{}]
+    return found
 
 
 def reference(status: int) -> dict[str, Any]:
