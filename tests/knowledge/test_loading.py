@@ -219,6 +219,19 @@ VECTORS: list[tuple[Any, str]] = [
 ]
 
 
+async def test_a_session_that_is_in_use_is_said_so(
+    db: Database, tenants: TenantPair, document: UUID
+) -> None:
+    """Of loads in one session at once, one is carried out, and the others say what to do."""
+    async with db.tenant(tenants.a.id) as tx:
+        await tx.execute(text("SELECT 1"))
+        loads = [load_chunks(tx, ["x"] * 3, document_id=document) for _ in range(3)]
+        done = await asyncio.gather(*loads, return_exceptions=True)
+    assert sorted(type(each).__name__ for each in done) == ["SessionUseError"] * 2 + ["int"]
+    assert "Give each task a session of its own" in str(done)
+    assert await count(db) == 3
+
+
 async def test_longest_and_shortest_vectors_can_be_compared(
     db: Database, tenants: TenantPair, document: UUID
 ) -> None:

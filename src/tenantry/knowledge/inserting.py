@@ -25,12 +25,14 @@ from tenantry.errors import (
     DatabaseUnavailableError,
     DocumentUnknownError,
     ReadOnlyError,
+    SessionUseError,
 )
 from tenantry.knowledge.chunks import Batch
 from tenantry.schema.base import uuid7
 from tenantry.tenancy.catalog import quote
 from tenantry.tenancy.connecting import translate
 from tenantry.tenancy.driver import bound
+from tenantry.tenancy.fetching import IN_USE
 
 if TYPE_CHECKING:
     from asyncpg.prepared_stmt import PreparedStatement
@@ -286,6 +288,9 @@ async def _prepared_now(
     try:
         return await _prepare(raw, schema, names)
     except BaseException as error:
+        in_use = isinstance(error, asyncpg.InterfaceError) and not raw.is_closed()
+        if in_use and _takes_vectors(raw):
+            raise SessionUseError(IN_USE) from error
         # To take the codec away needs a query, which a failed transaction refuses.
         await connection.invalidate()
         if isinstance(error, asyncpg.PostgresError | asyncpg.InterfaceError | OSError):
@@ -299,8 +304,7 @@ async def _prepare(raw: asyncpg.Connection, schema: str, names: tuple[str, str])
     Our connections do so anyway, but behind a pooler. There the encoder is set for these statements
     alone: the driver chooses it when it prepares one, and the ORM sends vectors as text.
     """
-    driver = bound(raw)
-    is_set = driver is not None and driver.binary_vectors
+    is_set = _takes_vectors(raw)
     if not is_set:
         await raw.set_type_codec(
             "vector", schema=schema, encoder=_as_is, decoder=_as_is, format="binary"
@@ -313,6 +317,11 @@ async def _prepare(raw: asyncpg.Connection, schema: str, names: tuple[str, str])
     if not is_set:
         await raw.reset_type_codec("vector", schema=schema)
     return inserts
+
+
+def _takes_vectors(raw: asyncpg.Connection) -> bool:
+    driver = bound(raw)
+    return driver is not None and driver.binary_vectors
 
 
 def _values() -> str:

@@ -14,6 +14,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy import ARRAY, any_, func, literal, select
+from sqlalchemy.exc import DBAPIError, InvalidRequestError
 
 from tenantry.errors import (
     DocumentUnknownError,
@@ -31,6 +32,7 @@ from tenantry.knowledge.chunks import (
 )
 from tenantry.knowledge.inserting import Inserting, prepared
 from tenantry.schema import KnowledgeChunk, KnowledgeDocument
+from tenantry.tenancy.fetching import in_use
 from tenantry.tenancy.sessions import TenantSession
 
 __all__ = ["BATCH_SIZE", "load_chunks", "require_tenant"]
@@ -85,7 +87,7 @@ async def load_chunks(
         InvalidValueError: A value that cannot be stored; the message names the row, counted from
             0. Or not as many embeddings as chunks.
         ConflictError: A position is taken, or given twice.
-        SessionUseError: ``tx`` is not a tenant's session.
+        SessionUseError: ``tx`` is not a tenant's session, or another task is using it.
         ReadOnlyError: ``tx`` is read-only.
         DatabaseUnavailableError: The connection was lost.
     """
@@ -98,6 +100,22 @@ async def load_chunks(
         )
     document = None if document_id is None else as_document_id(document_id)
     reader = Reader(document_id=document, embeddings=embeddings)
+    try:
+        return await _loaded(tx, chunks, reader, document, batch_size, on_batch)
+    except (DBAPIError, InvalidRequestError) as error:
+        if (taken := in_use(tx, error)) is not None:
+            raise taken from error
+        raise
+
+
+async def _loaded(
+    tx: TenantSession,
+    chunks: ChunkSource,
+    reader: Reader,
+    document: UUID | None,
+    batch_size: int,
+    on_batch: Callable[[int], None] | None,
+) -> int:
     await tx.flush()
     connection = await tx.connection()
     async with prepared(connection) as inserts, tx.begin_nested():

@@ -11,9 +11,9 @@ from tenantry.errors import SessionUseError
 from tenantry.tenancy.connecting import translate, unanswered
 from tenantry.tenancy.sessions import TenantSession
 
-__all__ = ["fetch", "fetch_by_vector"]
+__all__ = ["IN_USE", "fetch", "fetch_by_vector", "in_use"]
 
-_IN_USE: Final = (
+IN_USE: Final = (
     "The session is in use: its connection does one thing at a time. Give each task a session of "
     "its own."
 )
@@ -63,14 +63,19 @@ async def fetch_by_vector(
         raise
 
 
+def in_use(tx: TenantSession, error: DBAPIError | InvalidRequestError) -> SessionUseError | None:
+    """Return what SQLAlchemy's error means where another task is using the session, else None."""
+    # It is about to begin the transaction, to take a connection for it, or has a statement there.
+    cause = error.orig.__cause__ if isinstance(error, DBAPIError) and error.orig else None
+    is_taken = isinstance(cause, asyncpg.InterfaceError) and tx.is_connected
+    return SessionUseError(IN_USE) if error.code == _PROVISIONING or is_taken else None
+
+
 def _translated(tx: TenantSession, query: str, error: Exception) -> Exception | None:
     if isinstance(error, asyncpg.PostgresError):
         return translate(error) or DBAPIError(query, None, error, hide_parameters=True)
     if isinstance(error, DBAPIError | InvalidRequestError):
-        # Another task is about to begin the transaction, or to take a connection for it.
-        cause = error.orig.__cause__ if isinstance(error, DBAPIError) and error.orig else None
-        is_taken = isinstance(cause, asyncpg.InterfaceError) and tx.is_connected
-        return SessionUseError(_IN_USE) if error.code == _PROVISIONING or is_taken else None
+        return in_use(tx, error)
     if isinstance(error, asyncpg.InterfaceError) and tx.is_connected:
-        return SessionUseError(_IN_USE)
+        return SessionUseError(IN_USE)
     return unanswered(error)
