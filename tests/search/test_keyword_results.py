@@ -229,6 +229,16 @@ async def test_highlights_mark_a_sign_that_stands_alone(library: Library) -> Non
         assert ("退", True) in hit.highlight.parts
 
 
+async def test_highlights_mark_words_and_signs_of_one_question(library: Library) -> None:
+    """Where both are looked for, both are marked."""
+    await library.add("mixed", "Our policy: 客户可以申请退款, says the policy.", language="simple")
+    (hit,) = await found(library, "policy 退款", tenant="mixed")
+    assert hit.highlight is not None
+    assert hit.highlight.html() == (
+        "Our <mark>policy</mark>: 客户可以申请<mark>退款</mark>, says the <mark>policy</mark>."
+    )
+
+
 async def test_highlights_mark_the_forms(library: Library) -> None:
     """A word is marked in whatever form it stands; without the wish there is no highlight."""
     async with library.db.tenant(library.tenants["a"]) as tx:

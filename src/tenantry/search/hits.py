@@ -57,14 +57,30 @@ class Highlight:
         Returns:
             None where it holds none of them.
         """
-        pattern = re.compile("|".join(map(re.escape, wanted)), re.IGNORECASE)
-        first = pattern.search(text) if wanted else None
+        first = _pattern(wanted).search(text) if wanted else None
         if first is None:
             return None
         start = max(0, first.start() - around)
         cut = text[start : first.end() + 4 * around]
-        marked = pattern.sub(lambda match: f"{_START}{match[0]}{_STOP}", _without_marks(cut))
-        return cls.from_marked(marked)
+        return cls(((_without_marks(cut), False),)).also(wanted)
+
+    def also(self, wanted: list[str]) -> Highlight:
+        """Return the same excerpt, in which what stands there letter for letter is marked, too."""
+        if not wanted:
+            return self
+        pattern = _pattern(wanted)
+        parts: list[tuple[str, bool]] = []
+        for text, matches in self.parts:
+            if matches:
+                parts.append((text, True))
+            else:
+                marked = pattern.sub(lambda match: f"{_START}{match[0]}{_STOP}", text)
+                parts += Highlight.from_marked(marked).parts
+        return Highlight(tuple(parts))
+
+
+def _pattern(wanted: list[str]) -> re.Pattern[str]:
+    return re.compile("|".join(map(re.escape, wanted)), re.IGNORECASE)
 
 
 def _without_marks(text: str) -> str:

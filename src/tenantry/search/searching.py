@@ -222,7 +222,8 @@ class _KeywordSearch:
             self.filter,
             self.marked,
         )
-        return [_hit(row, self.query) for row in rows]
+        signs = self.query.signs
+        return [_hit(row, signs) for row in rows]
 
     async def similar_words(self) -> tuple[list[str], list[str]]:
         """Return words that the tenant has for those it has not.
@@ -316,7 +317,8 @@ async def hybrid_search(
         checked_share(recall, "recall", least=0.5),
         checked_flag(highlight, "highlight"),
     )
-    return [_hit(row, query) for row in rows]
+    signs = query.signs
+    return [_hit(row, signs) for row in rows]
 
 
 def pool_size(k: int) -> int:
@@ -329,16 +331,16 @@ def nearest_wanted(query: Query, k: int) -> int:
     return pool_size(k) if query.is_plain else max(pool_size(k), _DEMANDING_POOL)
 
 
-def _hit(row: Any, query: Query) -> Hit:
+def _hit(row: Any, signs: list[str]) -> Hit:
     id_, document_id, title, content, score, excerpt = row
-    return Hit(id_, document_id, title, content, score, _highlight(content, excerpt, query))
+    return Hit(id_, document_id, title, content, score, _highlight(content, excerpt, signs))
 
 
-def _highlight(content: str, excerpt: str | None, query: Query) -> Highlight | None:
+def _highlight(content: str, excerpt: str | None, signs: list[str]) -> Highlight | None:
     if excerpt is None:
         return None
     marked = Highlight.from_marked(excerpt)
-    if any(matches for _, matches in marked.parts):
-        return marked
     # PostgreSQL takes a run of Chinese or Japanese for one word, and marks none.
-    return Highlight.of(composed(content), query.signs)
+    if any(matches for _, matches in marked.parts):
+        return marked.also(signs)
+    return Highlight.of(composed(content), signs)
