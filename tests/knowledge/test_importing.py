@@ -23,8 +23,10 @@ from tenantry.knowledge import (
     Embedder,
     ImportProgress,
     ImportReport,
+    add_document,
     hash_embedding,
     import_folder,
+    replace_document,
 )
 from tenantry.schema import EMBEDDING_DIMENSIONS, KnowledgeChunk, KnowledgeDocument, Tenant
 from tenantry.schema.types import CONTENT_MAX_BYTES
@@ -163,13 +165,46 @@ async def test_prune_removes_what_is_gone_and_nothing_else(
     """Documents whose files are gone go; those that no import made, or another tenant's, stay."""
     async with db.tenant(tenants.a.id) as tx:
         tx.add(KnowledgeDocument(title="By hand", content="stays"))
+        await add_document(tx, title="From elsewhere", content="stays too", source="crm:42")
     await run(db, tenants.a, folder)
     await run(db, tenants.b, folder)
     (folder / "refunds.md").unlink()
     report = await run(db, tenants.a, folder, prune=True)
     assert (report.removed, report.gone) == (("refunds.md",), ())
-    assert set(await stored(db, tenants.a)) == {None, *ALL[:2]}
+    assert set(await stored(db, tenants.a)) == {None, "crm:42", *ALL[:2]}
     assert "refunds.md" in await stored(db, tenants.b)
+
+
+async def test_prune_keeps_what_the_application_has_replaced(
+    db: Database, tenants: TenantPair, folder: Path
+) -> None:
+    """A document with the application's text is none of an import's, whatever became of its file."""
+    await run(db, tenants.a, folder)
+    refunds = (await stored(db, tenants.a))["refunds.md"]
+    async with db.tenant(tenants.a.id) as tx:
+        await replace_document(tx, refunds.id, title="Ours", content="ours")
+    (folder / "refunds.md").unlink()
+    report = await run(db, tenants.a, folder, prune=True)
+    assert (report.removed, report.gone) == ((), ())
+    assert (await stored(db, tenants.a))["refunds.md"].title == "Ours"
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        "````\n```\n# inner\n```\n````\n",
+        "```\n```python\n# inner\n```\n",
+        "~~~\n```\n# inner\n~~~\n",
+        "```code``` in a line\n",
+    ],
+)
+async def test_title_is_no_line_of_code(
+    db: Database, tenants: TenantPair, tmp_path: Path, before: str
+) -> None:
+    """A block of code ends at a fence of its own kind, at least as long, with nothing after it."""
+    (tmp_path / "one.md").write_text(f"{before}# Heading\n")
+    await run(db, tenants.a, tmp_path)
+    assert (await stored(db, tenants.a))["one.md"].title == "Heading"
 
 
 async def test_unreadable_files_are_reported_and_the_rest_goes_in(

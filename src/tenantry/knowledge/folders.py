@@ -26,7 +26,7 @@ TEXT_SUFFIXES: Final = frozenset({".txt", ".text"})
 
 _SOURCE_MAX_BYTES: Final = 1000
 _TITLE_MAX_CHARACTERS: Final = 200
-_FENCE: Final = re.compile(r"^ {0,3}(```|~~~)")
+_FENCE: Final = re.compile(r"^ {0,3}(`{3,}(?=[^`]*$)|~{3,})(.*)$")
 _HEADING: Final = re.compile(r"^ {0,3}#{1,6}[ \t]+(.*?)(?:[ \t]+#+)?[ \t]*$")
 
 
@@ -190,7 +190,10 @@ def _first_heading(content: str) -> str | None:
     fence: str | None = None
     for line in content.split("\n"):
         if mark := _FENCE.match(line):
-            fence = mark[1] if fence is None else None if mark[1] == fence else fence
+            if fence is None:
+                fence = mark[1]
+            elif mark[1].startswith(fence) and not mark[2].strip():
+                fence = None
         elif fence is None and (heading := _HEADING.match(line)) and heading[1].strip("# \t"):
             return heading[1]
     return None

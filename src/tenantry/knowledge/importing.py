@@ -102,7 +102,7 @@ async def import_folder(
         language: Whose word forms keyword search knows in these documents, one of
             `tenantry.schema.languages.LANGUAGES`.
         prune: Remove documents of earlier imports whose files are gone. Documents that no import
-            made stay in any case.
+            made, or that `replace_document` has written since, stay in any case.
         on_progress: Called after each file.
 
     Raises:
@@ -269,8 +269,9 @@ def _gone(folder: Folder, stored: dict[str, bytes | None]) -> tuple[str, ...]:
         return ()
     return tuple(
         source
-        for source in sorted(stored)
-        if source not in folder.files and not folder.hides(source)
+        for source, digest in sorted(stored.items())
+        # Without a digest it has the application's text: added with a source, or replaced.
+        if digest is not None and source not in folder.files and not folder.hides(source)
     )
 
 
@@ -279,7 +280,8 @@ async def _remove(db: Database, tenant_id: UUID | str, sources: Sequence[str]) -
         async with db.tenant(tenant_id) as tx:
             await tx.execute(
                 delete(KnowledgeDocument).where(
-                    KnowledgeDocument.source.in_(sources[start : start + _SOURCES_PER_DELETE])
+                    KnowledgeDocument.source.in_(sources[start : start + _SOURCES_PER_DELETE]),
+                    KnowledgeDocument.source_digest.is_not(None),
                 ),
                 execution_options={"synchronize_session": False},
             )
