@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from time import perf_counter
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tenantry.errors import InvalidValueError
 from tenantry.knowledge import split
+from tenantry.knowledge.splitting import MAX_CHARACTERS
 
 UNICODE = st.text(st.characters(exclude_categories=["Cs"]))
 
@@ -44,6 +47,18 @@ def test_large_markdown_is_split_in_linear_time() -> None:
     text = "## Heading\n\nHello world. This is a text.\n\n" * 120_000
     passages = split(text, markdown=True)
     assert sum(passage.count("Heading") for passage in passages) == 120_000
+
+
+@pytest.mark.parametrize("markdown", [True, False])
+@pytest.mark.parametrize("unit", ["y", "A word, then. ", "A line.\n"])
+def test_text_without_an_empty_line_is_split_in_linear_time(unit: str, markdown: bool) -> None:
+    """Nor does a megabyte of one line take longer than its parts: it took seven seconds."""
+    text = unit * (1_000_000 // len(unit))
+    started = perf_counter()
+    passages = split(text, markdown=markdown)
+    assert perf_counter() - started < 2
+    assert "".join("".join(passages).split()) == "".join(text.split())
+    assert max(map(len, passages)) <= MAX_CHARACTERS
 
 
 @pytest.mark.parametrize("markdown", [True, False])

@@ -17,9 +17,11 @@ MAX_CHARACTERS: Final = 1200
 """Longest passage, in characters: some 300 tokens of English, within the input of every common
 embedding model (256 to 512 word pieces for the small ones)."""
 
-# The Markdown splitter's time grows with the square of the text: 31 s for 8 MB. Texts longer than
-# this are cut at an empty line first; the worst that can happen is a code block in two passages.
+# The splitters' time grows with the square of the text: 31 s for 8 MB of Markdown, and minutes for a
+# line of 3 MB. Texts longer than this are cut first, at an empty line, or else at the next best place
+# before twice as much; the worst that can happen is a code block, or a word, in two passages.
 _MAX_PIECE: Final = 100_000
+_CUTS: Final = ("\n\n", "\n", " ")
 
 
 def split(text: str, *, markdown: bool, max_characters: int = MAX_CHARACTERS) -> list[str]:
@@ -52,9 +54,12 @@ def split(text: str, *, markdown: bool, max_characters: int = MAX_CHARACTERS) ->
 def _pieces(text: str) -> Iterator[str]:
     start = 0
     while len(text) - start > _MAX_PIECE:
-        end = text.find("\n\n", start + _MAX_PIECE)
-        if end < 0:
-            break
+        end = _cut(text, start + _MAX_PIECE)
         yield text[start:end]
         start = end
     yield text[start:]
+
+
+def _cut(text: str, least: int) -> int:
+    found = (text.find(mark, least, least + _MAX_PIECE) for mark in _CUTS)
+    return next((place for place in found if place >= 0), least)
