@@ -156,6 +156,14 @@ def test_knowledge_is_imported_and_changes_are_found(tenantry: Command, tmp_path
     assert pruned["removed"] == ["b.txt"]
 
 
+def test_names_of_files_are_shown_as_text(tenantry: Command, tmp_path: Path) -> None:
+    """The name of a file that was not imported moves no cursor, and begins no line of its own."""
+    (tmp_path / "red\x1b[31m\nerror: x.md").write_text("")
+    tenantry("tenant", "create", "Acme")
+    shown = tenantry("knowledge", "import", str(tmp_path), "--tenant", "acme").err
+    assert r"not imported: red\x1b[31m\nerror: x.md: is empty" in shown
+
+
 def test_an_embedder_of_ones_own(tenantry: Command, tmp_path: Path) -> None:
     """`module:function` in the current folder is found and used; its mistakes are named."""
     (tmp_path / "mine.py").write_text(

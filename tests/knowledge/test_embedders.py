@@ -12,6 +12,7 @@ import threading
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
+from time import perf_counter
 
 import pytest
 from hypothesis import given
@@ -100,6 +101,28 @@ async def test_coroutine_function_is_awaited_in_the_loop() -> None:
 
     assert await embed(Client(), ["a"]) == hash_embedding(["a"])
     assert await embed(Client().__call__, ["a"]) == hash_embedding(["a"])
+
+
+def test_interruption_does_not_wait_for_a_plain_function() -> None:
+    """A model that takes a minute for a batch kept Ctrl-C waiting for as long."""
+    never = threading.Event()
+
+    async def interrupted() -> None:
+        async with asyncio.timeout(0.1):
+            await embed(lambda texts: [[1.0] * int(never.wait(5))], ["one"])
+
+    started = perf_counter()
+    with pytest.raises(TimeoutError):
+        asyncio.run(interrupted())
+    assert perf_counter() - started < 3
+    never.set()
+
+
+async def test_embedder_that_has_run_out() -> None:
+    """`next()` without more to give is an error like others, and not an import that never ends."""
+    empty = iter(())
+    with pytest.raises(ConfigurationError, match="StopIteration"):
+        await asyncio.wait_for(embed(lambda texts: next(empty), ["one"]), 5)
 
 
 async def test_no_texts_need_no_embedder() -> None:

@@ -178,7 +178,7 @@ async def test_prune_removes_what_is_gone_and_nothing_else(
 async def test_prune_keeps_what_the_application_has_replaced(
     db: Database, tenants: TenantPair, folder: Path
 ) -> None:
-    """A document with the application's text is none of an import's, whatever became of its file."""
+    """A document with the application's text is none of an import's, file or no file."""
     await run(db, tenants.a, folder)
     refunds = (await stored(db, tenants.a))["refunds.md"]
     async with db.tenant(tenants.a.id) as tx:

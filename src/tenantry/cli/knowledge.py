@@ -69,7 +69,7 @@ def import_(
                     embedder_name=embedder,
                     language=language,
                     prune=prune,
-                    on_progress=lambda at: report(at.source, at.done, at.total),
+                    on_progress=lambda at: report(printable(at.source), at.done, at.total),
                 )
 
     result = console.run(work())
@@ -80,7 +80,7 @@ def import_(
     else:
         _print(result)
     for source, reason in result.failed:
-        err.print(f"not imported: {source}: {reason}", markup=False)
+        err.print(f"not imported: {printable(source)}: {printable(reason)}", markup=False)
     if result.failed:
         raise typer.Exit(1)
 

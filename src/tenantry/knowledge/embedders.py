@@ -9,9 +9,12 @@ import inspect
 import math
 import re
 import sys
+import threading
 import unicodedata
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from contextvars import copy_context
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, TypeAlias, cast
@@ -143,8 +146,39 @@ async def _call(embedder: Embedder, texts: list[str]) -> object:
     if inspect.iscoroutinefunction(embedder) or inspect.iscoroutinefunction(call):
         result: Any = embedder(texts)
     else:
-        result = await asyncio.to_thread(embedder, texts)
+        result = await _in_thread(embedder, texts)
     return await result if inspect.isawaitable(result) else result
+
+
+async def _in_thread(embedder: Embedder, texts: list[str]) -> object:
+    # In a thread that nothing waits for: those of asyncio.to_thread keep the program from ending
+    # until they are done, and never hand a StopIteration over.
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[object] = loop.create_future()
+
+    def settle(result: object, error: BaseException | None) -> None:
+        if answer.done():
+            return  # nobody waits any more
+        if error is None:
+            answer.set_result(result)
+        else:
+            answer.set_exception(error)
+
+    def work() -> None:
+        result: object = None
+        failed: BaseException | None = None
+        try:
+            result = embedder(texts)
+        except StopIteration as error:
+            failed = RuntimeError("it has raised StopIteration")
+            failed.__cause__ = error
+        except BaseException as error:  # noqa: BLE001 - raised where the answer is awaited
+            failed = error
+        with suppress(RuntimeError):  # the loop was closed meanwhile
+            loop.call_soon_threadsafe(settle, result, failed)
+
+    threading.Thread(target=copy_context().run, args=(work,), name="embedder", daemon=True).start()
+    return await answer
 
 
 def _name_of(embedder: Embedder) -> str:

@@ -17,9 +17,9 @@ MAX_CHARACTERS: Final = 1200
 """Longest passage, in characters: some 300 tokens of English, within the input of every common
 embedding model (256 to 512 word pieces for the small ones)."""
 
-# The splitters' time grows with the square of the text: 31 s for 8 MB of Markdown, and minutes for a
-# line of 3 MB. Texts longer than this are cut first, at an empty line, or else at the next best place
-# before twice as much; the worst that can happen is a code block, or a word, in two passages.
+# The splitters' time grows with the square of the text: 31 s for 8 MB of Markdown, a minute for a
+# line of 3 MB. Texts longer than this are cut first, at an empty line, or else at the next best
+# place before twice as much; the worst that can happen is a code block, or a word, in two passages.
 _MAX_PIECE: Final = 100_000
 _CUTS: Final = ("\n\n", "\n", " ")
 
