@@ -189,6 +189,42 @@ def test_phases_are_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None
     assert percents["waits"] == []
 
 
+async def test_an_interrupted_tune_says_what_is_left(
+    urls: Urls, connect: Connect, tmp_path: Path, db: Database, tenantry: Command
+) -> None:
+    """Ctrl-C while indexes by parts are built: an invalid one is left, and the message says so."""
+    other = await connect(urls.admin)
+    writing = other.transaction()
+    await writing.start()
+    await other.execute("LOCK TABLE knowledge_chunks IN ROW EXCLUSIVE MODE")
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tenantry", "knowledge", "tune", "--parts"),
+        env={
+            **os.environ,
+            DATABASE_URL: url_text(urls.app),
+            ADMIN_URL: url_text(urls.admin),
+        },
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    watching = await connect(urls.admin)
+    async with asyncio.timeout(60):
+        while all(each.is_valid for each in await list_indexes(urls.admin)):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    assert await watching.fetchval("SELECT count(*) FROM pg_stat_progress_create_index") == 1
+    process.send_signal(signal.SIGINT)
+    _, err = await asyncio.wait_for(process.communicate(), 60)
+    await writing.rollback()
+    said = " ".join(err.decode().split())
+    assert said.endswith(
+        "error: interrupted. No setting was kept. Indexes by parts that are valid are in use; "
+        "`tenantry knowledge tune --parts` makes the rest, `--no-parts` drops them."
+    )
+    assert tenantry("knowledge", "tune", "--no-parts").code == 0
+    assert all(each.is_valid for each in await list_indexes(urls.admin))
+
+
 @pytest.mark.usefixtures("traced_processes")
 async def test_an_interrupted_rebuild_says_what_is_left(
     tenantry: Command, urls: Urls, connect: Connect, tmp_path: Path, db: Database

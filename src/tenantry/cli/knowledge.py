@@ -138,7 +138,11 @@ def tune(
                 return found, False, error  # what took a minute to measure is printed before
             return found, True, None
 
-    found, kept, refused = console.run(work())
+    found, kept, refused = console.run(
+        work(),
+        interrupted="No setting was kept. Indexes by parts that are valid are in use; "
+        "`tenantry knowledge tune --parts` makes the rest, `--no-parts` drops them.",
+    )
     if as_json:
         console.print_json(_tuning_row(found, kept=kept))
     else:
