@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -286,6 +287,68 @@ async def test_what_became_unreadable_is_not_pruned(
     assert dict(report.failed).keys() == {"deep/", "refunds.md"}
     assert report.removed == ()
     assert set(await stored(db, tenants.a)) == set(ALL)
+
+
+async def test_what_becomes_a_link_meanwhile_is_not_followed(
+    db: Database, tenants: TenantPair, folder: Path, tmp_path: Path
+) -> None:
+    """An import takes minutes: what was a file at its beginning may lead out of the folder now."""
+    (tmp_path / "secret.md").write_text("secret")
+    (tmp_path / "long.markdown").write_text("secret")
+
+    def swap(at: ImportProgress) -> None:
+        if at.done == 1:
+            (folder / "deep").rename(tmp_path / "before")
+            (folder / "deep").symlink_to(tmp_path)
+            (folder / "refunds.md").unlink()
+            (folder / "refunds.md").symlink_to(tmp_path / "secret.md")
+
+    report = await import_folder(
+        db,
+        tenants.a.id,
+        folder,
+        embedder=hash_embedding,
+        embedder_name=HASH_EMBEDDER,
+        on_progress=swap,
+    )
+    assert report.added == ALL[:1]
+    assert dict(report.failed) == dict.fromkeys(ALL[1:], "has become a link")
+
+
+async def test_folders_deeper_than_the_stack(
+    db: Database, tenants: TenantPair, folder: Path
+) -> None:
+    """A tree that no file of could be named in 1,000 bytes ends no import."""
+    before = Path.cwd()
+    try:
+        os.chdir(folder)
+        for _ in range(1_100):
+            Path("a").mkdir()
+            os.chdir("a")
+        Path("last.md").write_text("x")
+    finally:
+        os.chdir(before)
+    try:
+        report = await run(db, tenants.a, folder)
+    finally:
+        # rmtree, which pytest goes by, has a stack as well.
+        removing = await asyncio.create_subprocess_exec("rm", "-r", folder / "a")
+        assert await removing.wait() == 0
+    assert report.added == ALL
+    assert "1,000" in report.failed[0][1]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [({"prune": "no"}, "prune is a str"), ({"name": None}, "embedder_name is a NoneType")],
+)
+async def test_options_of_another_type(
+    db: Database, tenants: TenantPair, folder: Path, wrong: dict[str, Any], message: str
+) -> None:
+    """They are refused before anything is done: any text would be a yes to pruning."""
+    with pytest.raises(InvalidValueError, match=message):
+        await run(db, tenants.a, folder, **wrong)
+    assert await stored(db, tenants.a) == {}
 
 
 async def test_single_file(db: Database, tenants: TenantPair, folder: Path) -> None:

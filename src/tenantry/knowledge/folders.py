@@ -83,7 +83,7 @@ def list_folder(path: Path) -> Folder:
         ) from error
     files: dict[str, Path] = {}
     failed: list[tuple[str, str]] = []
-    for source, found in _walk(root, root):
+    for source, found in _walk(root):
         if isinstance(found, Path):
             files[source] = found
         else:
@@ -99,28 +99,39 @@ def _single(path: Path, file: Path) -> Folder:
     return Folder({path.name: file}, (), whole=False)
 
 
-def _walk(root: Path, folder: Path) -> Iterator[tuple[str, Path | str]]:
+def _walk(root: Path) -> Iterator[tuple[str, Path | str]]:
     """Yield the source of each entry, with its path or with the reason why it has none."""
-    try:
-        with os.scandir(folder) as found:
-            entries = sorted(found, key=lambda entry: entry.name)
-    except OSError as error:
-        yield f"{_source(root, folder)}/", _reason(error)
-        return
-    for entry in entries:
-        if entry.name.startswith("."):
+    folders = [root]  # a tree may be deeper than the stack
+    while folders:
+        folder = folders.pop()
+        try:
+            with os.scandir(folder) as found:
+                entries = list(found)
+        except OSError as error:
+            yield f"{_source(root, folder)}/", _reason(error)
             continue
-        path = Path(entry.path)
-        source = _source(root, path)
-        wanted = _suffix(entry.name) in MARKDOWN_SUFFIXES | TEXT_SUFFIXES
-        if entry.is_symlink():
-            yield from _follow(root, path, source, wanted=wanted)
-        elif entry.is_dir():
-            if wanted:
-                yield source, "is a folder, not a file; the files in it were looked at"
-            yield from _walk(root, path)
-        elif wanted:
-            yield _checked(source, path)
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            path = Path(entry.path)
+            wanted = _suffix(entry.name) in MARKDOWN_SUFFIXES | TEXT_SUFFIXES
+            if not entry.is_symlink() and entry.is_dir():
+                folders.append(path)
+            yield from _entry(root, path, entry, wanted=wanted)
+
+
+def _entry(
+    root: Path, path: Path, entry: os.DirEntry[str], *, wanted: bool
+) -> Iterator[tuple[str, Path | str]]:
+    source = _source(root, path)
+    if entry.is_symlink():
+        yield from _follow(root, path, source, wanted=wanted)
+    elif not wanted:
+        return
+    elif entry.is_dir():
+        yield source, "is a folder, not a file; the files in it were looked at"
+    else:
+        yield _checked(source, path)
 
 
 def _follow(
@@ -176,7 +187,11 @@ def read_text(path: Path, *, source: str) -> SourceText:
 
 def _read(path: Path) -> bytes:
     # Without blocking: a pipe that got this name would keep the import waiting for ever.
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    # Without links: it had none when it was listed, and the folder may be another by now.
+    if path.resolve() != path:
+        raise InvalidValueError("has become a link")
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
+    descriptor = os.open(path, flags)
     with os.fdopen(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise InvalidValueError("is not a regular file")

@@ -107,12 +107,17 @@ async def import_folder(
 
     Raises:
         ConfigurationError: Nothing to import at ``path``, or the embedder failed.
-        InvalidValueError: The embedder returned something else than one vector for each text, or
-            the language is unknown.
+        InvalidValueError: The embedder returned something else than one vector for each text, the
+            language is unknown, or an option is of another type.
         TenantRequiredError: ``tenant_id`` is not a UUID.
         TenantUnknownError: No tenant has this id.
     """
     check_language(language)
+    for option, value, type_ in (("embedder_name", embedder_name, str), ("prune", prune, bool)):
+        if not isinstance(value, type_):
+            raise InvalidValueError(
+                f"{option} is a {type(value).__name__}; a {type_.__name__} is required."
+            )
     folder = await asyncio.to_thread(list_folder, Path(path))
     stored = await _stored_digests(db, tenant_id)
     work = _Import(db, tenant_id, embedder, embedder_name, language, stored)
