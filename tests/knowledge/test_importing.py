@@ -208,6 +208,27 @@ async def test_title_is_no_line_of_code(
     assert (await stored(db, tenants.a))["one.md"].title == "Heading"
 
 
+@pytest.mark.parametrize(
+    ("content", "title"),
+    [
+        ("Refunds\n=======\n\n# Later\n", "Refunds"),
+        ("A line.\n\n  Refunds  \n---\n", "Refunds"),
+        ("---\n# no heading\ntags: a\n---\n\n# Refunds\n", "Refunds"),
+        ("---\ntitle: no heading\n---\ntext\n", "one"),
+        ("- a list\n---\n> a quote\n===\n    code\n===\n\n---\n", "one"),
+        ("Two lines of text\nand a rule\n---\n", "one"),
+        ("a | b\n---|---\n1 | 2\n", "one"),
+    ],
+)
+async def test_title_is_the_first_heading(
+    db: Database, tenants: TenantPair, tmp_path: Path, content: str, title: str
+) -> None:
+    """Underlined ones count, and what stands before the text of a file in YAML does not."""
+    (tmp_path / "one.md").write_text(content)
+    await run(db, tenants.a, tmp_path)
+    assert (await stored(db, tenants.a))["one.md"].title == title
+
+
 async def test_unreadable_files_are_reported_and_the_rest_goes_in(
     db: Database, tenants: TenantPair, folder: Path, tmp_path: Path
 ) -> None:

@@ -28,6 +28,11 @@ _SOURCE_MAX_BYTES: Final = 1000
 _TITLE_MAX_CHARACTERS: Final = 200
 _FENCE: Final = re.compile(r"^ {0,3}(`{3,}(?=[^`]*$)|~{3,})(.*)$")
 _HEADING: Final = re.compile(r"^ {0,3}#{1,6}[ \t]+(.*?)(?:[ \t]+#+)?[ \t]*$")
+_UNDERLINE: Final = re.compile(r"^ {0,3}(=+|-+)[ \t]*$")
+_UNDERLINED: Final = re.compile(r"^ {0,3}(?![-*+>|#=`~]|\d+[.)])\S")
+_FRONT_MATTER: Final = re.compile(
+    r"\A---[ \t]*\n.*?^(?:---|\.\.\.)[ \t]*$", re.DOTALL | re.MULTILINE
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +208,8 @@ def _read(path: Path) -> bytes:
 
 def _first_heading(content: str) -> str | None:
     fence: str | None = None
-    for line in content.split("\n"):
+    before = last = ""
+    for line in _FRONT_MATTER.sub("", content).split("\n"):
         if mark := _FENCE.match(line):
             if fence is None:
                 fence = mark[1]
@@ -211,6 +217,9 @@ def _first_heading(content: str) -> str | None:
                 fence = None
         elif fence is None and (heading := _HEADING.match(line)) and heading[1].strip("# \t"):
             return heading[1]
+        elif fence is None and not before and _UNDERLINE.match(line) and _UNDERLINED.match(last):
+            return last.strip()
+        before, last = last.strip(), line
     return None
 
 
