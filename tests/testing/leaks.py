@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import Header, HTTPException, Request
+from fastapi import Header, HTTPException, Query, Request, Response
+from pydantic import BaseModel
 from sqlalchemy import delete, func, select, update
 
-from tenantry.schema import Tenant, Widget
+from tenantry.schema import CostEvent, Tenant, Widget
 from tests.testing.applications import Product, Who, WidgetIn, WidgetOut, found, out
 
 OTHERS = "a user of another tenant"
@@ -203,3 +204,108 @@ def hides_from_the_document(product: Product) -> None:
         async with product.db.operator(reason="a mistake") as tx:
             named = select(Widget.name).where(Widget.id == widget_id)
             return str(found(await tx.scalar(named), widget_id))
+
+
+async def names_of(product: Product, ids: list[UUID]) -> list[str]:
+    async with product.db.operator(reason="a mistake") as tx:
+        return list(await tx.scalars(select(Widget.name).where(Widget.id.in_(ids))))
+
+
+class Ids(BaseModel):
+    ids: list[UUID]
+
+
+@leak("POST /batch", parameter="body ids = widgets.id", what="shows widgets.name")
+def looks_up_ids_of_any_table(product: Product) -> None:
+    @product.app.post("/batch")
+    async def batch(who: Who, given: Ids) -> list[str]:
+        return await names_of(product, given.ids)
+
+
+@leak("POST /list", parameter="body 0 = widgets.id", what="shows widgets.name")
+def takes_a_list_for_a_body(product: Product) -> None:
+    @product.app.post("/list")
+    async def batch(who: Who, given: list[UUID]) -> list[str]:
+        return await names_of(product, given)
+
+
+@leak(
+    "GET /widgets/batch",
+    parameter="query ids = one's own and widgets.id",
+    what="shows widgets.name",
+)
+def checks_the_first_alone(product: Product) -> None:
+    @product.app.get("/widgets/batch")
+    async def batch(who: Who, ids: Annotated[list[UUID], Query()]) -> list[str]:
+        if await is_of(product, ids[0]) != who.tenant_id:
+            raise HTTPException(404, "There is no such widget.")
+        return await names_of(product, ids)
+
+
+@leak(
+    "GET /widgets/{widget_id}/exists",
+    parameter="path widget_id = widgets.id",
+    what="answers otherwise than for one that is nobody's",
+)
+def says_yes_to_what_is_there(product: Product) -> None:
+    @product.app.get("/widgets/{widget_id}/exists")
+    async def exists(who: Who, widget_id: UUID) -> bool:
+        return await is_of(product, widget_id) is not None
+
+
+@leak(
+    "GET /widgets/{widget_id}",
+    parameter="path widget_id = widgets.id",
+    what="answers otherwise than for one that is nobody's",
+)
+def gives_the_reason_in_a_header(product: Product) -> None:
+    @product.app.get("/widgets/{widget_id}")
+    async def widget(who: Who, widget_id: UUID) -> None:
+        owner = await is_of(product, widget_id)
+        if owner != who.tenant_id:
+            raise HTTPException(404, headers={"X-Reason": "foreign" if owner else "missing"})
+
+
+@leak("GET /total", parameter="nothing", what="answers otherwise once the other tenant has more")
+def counts_all_rows_in_a_header(product: Product) -> None:
+    @product.app.get("/total")
+    async def total(who: Who, response: Response) -> None:
+        async with product.db.operator(reason="a mistake") as tx:
+            count = await tx.scalar(select(func.count()).select_from(Widget))
+        response.headers["X-Total-Count"] = str(count)
+
+
+@leak("GET /search", parameter="query q = a part of every text", what="shows widgets.name")
+def searches_everything(product: Product) -> None:
+    @product.app.get("/search")
+    async def search(who: Who, q: str = "") -> list[str]:
+        async with product.db.operator(reason="a mistake") as tx:
+            found = select(Widget.name).where(Widget.name.contains(q))
+            return list(await tx.scalars(found)) if q else []
+
+
+@leak("GET /cursor", parameter="query after = a cursor of one's own", what="shows widgets.name")
+def pages_on_into_the_others_rows(product: Product) -> None:
+    @product.app.get("/cursor")
+    async def page(who: Who, after: UUID | None = None) -> dict[str, Any]:
+        if after is not None and await is_of(product, after) != who.tenant_id:
+            raise HTTPException(404)
+        own = Widget.tenant_id == who.tenant_id if after is None else Widget.id > after
+        async with product.db.operator(reason="a mistake") as tx:
+            found = list(await tx.scalars(select(Widget).where(own).order_by(Widget.id).limit(3)))
+        return {"names": [e.name for e in found], "next": found[-1].id if found else None}
+
+
+@leak("GET /act", parameter="undeclared query parameters", what="shows widgets.name")
+def believes_an_undeclared_workspace(product: Product) -> None:
+    @product.app.get("/act")
+    async def act(who: Who, request: Request) -> list[str]:
+        return await widgets_of(product, request.query_params.get("workspace_id", who.tenant_id))
+
+
+@leak("GET /next", parameter="nothing", what="answers otherwise once the other tenant has more")
+def numbers_the_rows_of_all(product: Product) -> None:
+    @product.app.get("/next")
+    async def largest(who: Who) -> int:
+        async with product.db.operator(reason="a mistake") as tx:
+            return await tx.scalar(select(func.max(CostEvent.tokens))) or 0

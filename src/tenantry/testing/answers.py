@@ -37,6 +37,10 @@ _VOLATILE: Final = re.compile(
 )
 
 
+_IDS: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{16,}")
+_OF_EVERY_ANSWER: Final = frozenset({"date", "content-length", "x-request-id", "set-cookie"})
+
+
 class OutOfLimitsError(Exception):
     """As many requests were sent, or as much time has passed, as was allowed."""
 
@@ -56,6 +60,7 @@ class Answer:
     Args:
         status: The HTTP status; 0 where no answer came in time.
         text: Headers and body, in lower case.
+        headers: Those that say something, of the first answer.
         body: The body in lower case.
         parsed: The body as JSON, or None.
         sent: All that the request has said.
@@ -70,6 +75,7 @@ class Answer:
     parsed: Any = field(repr=False)
     sent: str = field(repr=False)
     line: str
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     said: bool = True
     endless: bool = False
 
@@ -81,10 +87,22 @@ class Answer:
     @property
     def shape(self) -> tuple[int, str]:
         """The answer without what is repeated of the request, and without numbers and ids."""
-        body = self.body
+        return self.status, _VOLATILE.sub("#", self._without_what_was_sent(self.body))
+
+    @property
+    def exactly(self) -> tuple[int, str, tuple[tuple[str, str], ...]]:
+        """Status, body and headers without what is repeated of the request, and without ids."""
+        clean = [
+            (name, _IDS.sub("#", self._without_what_was_sent(value)))
+            for name, value in self.headers.items()
+        ]
+        body = _IDS.sub("#", self._without_what_was_sent(self.body))
+        return self.status, body, tuple(clean)
+
+    def _without_what_was_sent(self, text: str) -> str:
         for word in sorted(set(re.findall(r"[\w.@-]{6,}", self.sent)), key=len, reverse=True):
-            body = body.replace(word, "*")
-        return self.status, _VOLATILE.sub("#", body)
+            text = text.replace(word, "*")
+        return text
 
     @property
     def complaint(self) -> str:
@@ -154,7 +172,12 @@ class Asker:
         headers = "\n".join(f"{n}: {v}" for each in landed for n, v in each.headers.items())
         body = "\n".join(_readable(each) for each in landed)
         answer = _answer(response.status_code, body, headers, sent, line, _parsed(response))
-        return replace(answer, endless=bool(response.extensions.get(CUT)))
+        told = {
+            name.lower(): value.lower()
+            for name, value in response.headers.items()
+            if name.lower() not in _OF_EVERY_ANSWER
+        }
+        return replace(answer, headers=told, endless=bool(response.extensions.get(CUT)))
 
     async def _follow(
         self, client: httpx.AsyncClient, response: httpx.Response

@@ -7,9 +7,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from tenantry.testing.markers import random_like
+from tenantry.testing.markers import BEGINNING, random_like
 from tenantry.testing.openapi import Operation, Slot
-from tenantry.testing.requesting import Filled, Origin, Rows, accepts, candidates, messages_for
+from tenantry.testing.requesting import (
+    Filled,
+    Origin,
+    Rows,
+    accepts,
+    candidates,
+    is_cursor,
+    is_meant,
+    messages_for,
+)
 
 __all__ = ["Attack", "attacks_on"]
 
@@ -22,14 +31,21 @@ _HEADERS: Final = (
     "X-Org-ID",
     "X-Account-ID",
     "X-Workspace-ID",
+    "X-Customer-ID",
+    "X-Company-ID",
 )
 _PAGE: Final = re.compile(r"(^|_)(page|offset|skip|start)(_|$)")
 _SIZE: Final = re.compile(r"(^|_)(limit|size|count|per_page|top|first)$")
-_FIELDS: Final = ("tenant_id", "tenant", "tenantId", "org_id", "organization_id", "account_id")
+_FIELDS: Final = (
+    *("tenant_id", "tenant", "tenantId", "org_id", "org", "organization_id", "organization"),
+    *("account_id", "account", "workspace_id", "workspace", "customer_id", "company_id", "company"),
+)
 _TENANTS: Final = (("tenants", "id"), ("tenants", "slug"))
 _EACH: Final = 2
 """Values that are tried in a slot whose meaning is known; where it is not, more."""
 _UNKNOWN: Final = 6
+_TABLES: Final = 20
+"""Tables of which one value is tried where any may be meant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +64,7 @@ class Attack:
 
 
 def attacks_on(
-    operation: Operation, base: Filled, theirs: Rows, host: str | None
+    operation: Operation, base: Filled, theirs: Rows, mine: Rows, host: str | None
 ) -> Iterator[Attack]:
     """Yield what to try.
 
@@ -56,6 +72,7 @@ def attacks_on(
         operation: On what.
         base: A request that works with values of the second tenant's own, or is likely to.
         theirs: The first tenant's values.
+        mine: The second's.
         host: The host of a tenant's own, with ``{slug}``.
     """
     if operation.is_socket:
@@ -69,7 +86,8 @@ def attacks_on(
         yield from _all_at_once(known, base, theirs)
     for slot in operation.slots:
         yield from _each_in(operation, slot, base, theirs)
-    yield from _pages(operation, base)
+    yield from _pages(operation, base, mine)
+    yield from _searches(operation, base)
     yield from _taken(operation, base, theirs)
     yield from _undeclared(operation, base, theirs, host or "{slug}.testserver")
 
@@ -90,10 +108,13 @@ def _all_at_once(known: list[Slot], base: Filled, theirs: Rows) -> Iterator[Atta
 
 def _each_in(operation: Operation, slot: Slot, base: Filled, theirs: Rows) -> Iterator[Attack]:
     origin = base.origins.get(slot)
-    if origin in theirs and origin is not None:
-        found: list[tuple[Any, Origin]] = [(v, origin) for v in _ends(theirs[origin])]
-    else:
-        found = candidates(operation, slot, theirs)[:_UNKNOWN]
+    found: list[tuple[Any, Origin]] = []
+    if origin is not None and origin in theirs:
+        found = [(value, origin) for value in _ends(theirs[origin])]
+    if origin is None or not (found and is_meant(operation, slot, origin)):
+        likely = candidates(operation, slot, theirs)[:_UNKNOWN]
+        of_each = candidates(operation, slot, theirs, newest=1, most=_TABLES)
+        found += [each for each in (*likely, *of_each) if each not in found]
         if slot.where != "path" and slot.schema.get("type", "string") == "string":
             # Whatever it is called, it may be what the tenant is taken from.
             known = {where for _, where in found}
@@ -102,10 +123,21 @@ def _each_in(operation: Operation, slot: Slot, base: Filled, theirs: Rows) -> It
                 for o in _TENANTS
                 if o not in known and accepts(slot.schema, theirs[o][0])
             ]
+    own = base.values.get(slot)
     for value, where in found:
         filled = base.but(slot, value, where)
         controls = [base.but(slot, random_like(value), where) for _ in range(2)]
         yield Attack(f"{slot} = {_name(where)} of the other tenant", filled, tuple(controls))
+    if slot.schema.get("type") == "array" and own is not None and found:
+        # What looks at the first of several may take the rest for granted.
+        names = " and ".join(dict.fromkeys(_name(where) for _, where in found[:_UNKNOWN]))
+        values = [value for value, _ in found]
+        invented = ([own, *map(random_like, values)] for _ in range(2))
+        yield Attack(
+            f"{slot} = one's own and {names} of the other tenant",
+            base.but(slot, [own, *values], found[0][1]),
+            tuple(base.but(slot, each, found[0][1]) for each in invented),
+        )
 
 
 def _ends(values: list[Any]) -> list[Any]:
@@ -125,9 +157,12 @@ def _said(operation: Operation, base: Filled, theirs: Rows) -> Attack:
     )
 
 
-def _pages(operation: Operation, base: Filled) -> Iterator[Attack]:
+def _pages(operation: Operation, base: Filled, mine: Rows) -> Iterator[Attack]:
     """Yield requests for other parts of a list than the first: each page has to be the tenant's."""
     for slot in operation.slots:
+        if slot.where == "query" and is_cursor(slot):
+            for value, where in candidates(operation, slot, mine):
+                yield Attack(f"{slot} = a cursor of one's own", base.but(slot, value, where))
         if slot.where != "query" or slot.schema.get("type") not in {"integer", "number"}:
             continue
         if _PAGE.search(slot.field):
@@ -138,6 +173,19 @@ def _pages(operation: Operation, base: Filled) -> Iterator[Attack]:
             continue
         for number in tried:
             yield Attack(f"{slot} = {number}", base.but(slot, number, ("", "")))
+
+
+def _searches(operation: Operation, base: Filled) -> Iterator[Attack]:
+    """Yield requests for what every text of the first tenant's has in it."""
+    for slot in operation.slots:
+        if slot.where == "query" and _is_text(slot):
+            yield Attack(f"{slot} = a part of every text", base.but(slot, BEGINNING, ("", "")))
+
+
+def _is_text(slot: Slot) -> bool:
+    schema = slot.schema
+    free = not (schema.get("enum") or schema.get("format") or schema.get("pattern"))
+    return free and schema.get("type", "string") == "string"
 
 
 def _taken(operation: Operation, base: Filled, theirs: Rows) -> Iterator[Attack]:

@@ -67,20 +67,34 @@ class Judge:
         parameter: str,
         answer: Answer,
         controls: list[Answer],
-    ) -> None:
-        """Report if what is the first tenant's is answered otherwise than what is nobody's."""
+    ) -> bool:
+        """Report if what is the first tenant's is answered otherwise than what is nobody's.
+
+        Returns:
+            Whether a difference was seen that may be an accident: ask once more, and `confirm`.
+        """
         shapes = {each.shape for each in controls}
         statuses = {each.status for each in (answer, *controls)}
         if statuses & {0, *TOO_MANY} or len({each.status for each in controls}) > 1:
-            return
+            return False
         told = controls[0].status
         if answer.status != told:
             what = f"answers {answer.status}, and {told} for one that is nobody's: it exists"
         elif not answer.ok and len(shapes) == 1 and answer.shape not in shapes:
             what = f"answers {told} in other words than for one that is nobody's: it exists"
         else:
-            return
+            exact = {each.exactly for each in controls}
+            return len(exact) == 1 and answer.exactly not in exact
         self.report(operation, who, parameter, what, answer.line)
+        return False
+
+    def confirm(
+        self, operation: Operation, who: str, parameter: str, answer: Answer, again: Answer
+    ) -> None:
+        """Report what was answered otherwise than for what is nobody's, if it is so again."""
+        if again.exactly == answer.exactly:
+            what = "answers otherwise than for one that is nobody's: it exists"
+            self.report(operation, who, parameter, what, answer.line)
 
     def report(
         self, operation: Operation, who: str, parameter: str, what: str, reproduce: str

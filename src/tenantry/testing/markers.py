@@ -9,8 +9,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 from uuid import UUID
 
-__all__ = ["new_marker", "random_like", "texts_of"]
+__all__ = ["BEGINNING", "new_marker", "random_like", "texts_of"]
 
+BEGINNING: Final = "qz"
+"""What every marker begins with."""
 _LENGTH: Final = 22
 # A marker or what a short column has of it, or an id. Words are also in other answers, such as the
 # names of states that an application gives; so are shorter texts and small numbers.
@@ -23,7 +25,7 @@ def new_marker() -> str:
 
     Lower-case letters alone: a slug, a name in a URL and most check constraints allow them.
     """
-    return "qz" + "".join(secrets.choice(string.ascii_lowercase) for _ in range(_LENGTH))
+    return BEGINNING + "".join(secrets.choice(string.ascii_lowercase) for _ in range(_LENGTH))
 
 
 def texts_of(value: Any) -> Iterator[str]:

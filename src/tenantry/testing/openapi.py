@@ -34,7 +34,8 @@ _DEEPEST: Final = 4
 _LONGEST_CHAIN: Final = 20
 _PATH_PARAMETER: Final = re.compile(r"\{(\w+)(?::\w+)?\}")
 _REFERENCE: Final = re.compile(
-    r"(^|_)(id|uuid|slug|tenant|workspace|organi[sz]ation|org|key)s?$|[a-z](Id|Ids|Uuid)$"
+    r"(^|_)(id|uuid|slug|tenant|workspace|organi[sz]ation|org|company|customer|account|key)s?$"
+    r"|[a-z](Id|Ids|Uuid)$"
 )
 
 
@@ -183,7 +184,10 @@ class Schemas:
         """
         schema = self.resolve(schema)
         if schema.get("type") == "array" and depth < _DEEPEST:
-            yield from self.references(schema.get("items", {}), f"{prefix}0.", depth + 1)
+            item = self.resolve(schema.get("items", {}))
+            if item.get("format") == "uuid":
+                yield Slot("body", f"{prefix}0", item, False)
+            yield from self.references(item, f"{prefix}0.", depth + 1)
         for name, each in schema.get("properties", {}).items():
             resolved, path = self.resolve(each), f"{prefix}{name}"
             item = self.resolve(resolved.get("items", {}))

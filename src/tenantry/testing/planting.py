@@ -27,6 +27,7 @@ Snapshot = dict[tuple[str, tuple[str, ...]], dict[str, Any]]
 """Rows by table and primary key."""
 
 _TRIES: Final = 60
+_LARGEST: Final = 2**31 - 1
 _QUOTED: Final = re.compile(r"'((?:[^']|'')*)'")
 
 # What anybody may cause who knows an address: attempts that are counted, events that are noted,
@@ -192,11 +193,22 @@ def _value(column: Column[Any]) -> Any:  # noqa: PLR0911 - one for each kind of 
         return uuid4()
     if python is int:
         small = type(kind).__name__.upper() in {"SMALLINT", "SMALLINTEGER"}
-        return secrets.randbelow(10**4) if small else 10**8 + secrets.randbelow(10**9)
+        return secrets.randbelow(10**4) if small else next(_LARGE)
     if python is bytes:
         return secrets.token_bytes(32)
     return _FIXED[python]() if python in _FIXED else None
 
+
+def _ascending() -> Iterator[int]:
+    """Yield numbers of which each is the largest so far, so that a maximum tells of a new row."""
+    number = 10**8 + secrets.randbelow(10**9)
+    while number < _LARGEST:
+        yield number
+        number += 1 + secrets.randbelow(10**4)
+    yield from _ascending()
+
+
+_LARGE: Final = _ascending()
 
 _FIXED: Final[dict[Any, Callable[[], Any]]] = {
     bool: lambda: False,

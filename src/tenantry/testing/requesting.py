@@ -22,6 +22,8 @@ __all__ = [
     "accepts",
     "candidates",
     "fillings",
+    "is_cursor",
+    "is_meant",
     "mentioned",
     "messages_for",
     "named_in",
@@ -45,6 +47,8 @@ _MOST: Final = 12
 _COMBINATIONS: Final = 24
 _NAMED_ROW: Final = 7
 """From this score on, a parameter's name or place names the table."""
+_NAMED_COLUMN: Final = 4
+"""From this score on, it names the column at least."""
 _UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 
@@ -132,16 +136,36 @@ def named_in(answer: Any) -> Iterator[tuple[str, str | int]]:
                     yield key, value
 
 
-def candidates(operation: Operation, slot: Slot, rows: Rows) -> list[tuple[Any, Origin]]:
-    """Return what of a tenant's values may be meant by a slot, the likeliest first."""
+def candidates(
+    operation: Operation, slot: Slot, rows: Rows, *, newest: int = 2, most: int = _MOST
+) -> list[tuple[Any, Origin]]:
+    """Return what of a tenant's values may be meant by a slot, the likeliest first.
+
+    Args:
+        operation: Whose slot it is.
+        slot: The slot.
+        rows: The tenant's values.
+        newest: So many of each column.
+        most: So many in all.
+    """
     scored = [
         (score, origin)
         for origin in rows
         if (score := _score(operation, slot, origin)) > 0 and accepts(slot.schema, rows[origin][-1])
     ]
     scored.sort(key=lambda each: -each[0])
-    found = [(value, origin) for _, origin in scored for value in reversed(rows[origin][-2:])]
-    return found[:_MOST]
+    found = [(value, origin) for _, origin in scored for value in reversed(rows[origin][-newest:])]
+    return found[:most]
+
+
+def is_meant(operation: Operation, slot: Slot, origin: Origin) -> bool:
+    """Return whether a slot's name or place says that it means values of an origin."""
+    return _score(operation, slot, origin) >= _NAMED_COLUMN
+
+
+def is_cursor(slot: Slot) -> bool:
+    """Return whether a slot says where a list goes on."""
+    return _CURSOR.search(slot.field) is not None
 
 
 def _score(operation: Operation, slot: Slot, origin: Origin) -> int:
@@ -167,6 +191,7 @@ def _score_as_row(operation: Operation, slot: Slot, origin: Origin) -> int:
     name, one = slot.field, singular(table)
     last = one.rpartition("_")[2]
     before = operation.path.partition("{" + slot.name)[0].rstrip("/").rpartition("/")[2]
+    on_the_way = {singular(each.replace("-", "_")) for each in operation.path.split("/")}
     near = slot.where == "path" and singular(before.replace("-", "_")) in {one, last}
     wanted = "id" if re.search(r"(^|_)(id|uuid)$", name) else name
     stored = slot.where == "path" or is_reference(slot.name, slot.schema)
@@ -175,6 +200,7 @@ def _score_as_row(operation: Operation, slot: Slot, origin: Origin) -> int:
         (7, near and column == wanted),
         (5, column == name and name != "id"),
         (4, near and column == "id"),
+        (2, column == "id" and stored and one in on_the_way),
         (1, column == "id" and stored),
     )
     return next((rank for rank, holds in ranks if holds), 0)
@@ -189,6 +215,8 @@ def singular(word: str) -> str:
 
 def accepts(schema: Mapping[str, Any], value: Any) -> bool:
     """Return whether a value is of the type that a schema asks for."""
+    if schema.get("type") == "array":
+        return accepts(schema.get("items", {}), value)
     if schema.get("enum"):
         return value in schema["enum"]
     if schema.get("format") == "uuid":
@@ -236,14 +264,16 @@ def _nearest(choices: list[list[tuple[Slot, Any, Origin]]]) -> Iterator[tuple[An
 
 def request_of(operation: Operation, filled: Filled) -> dict[str, Any]:
     """Return the arguments of ``httpx.AsyncClient.request``; the body's texts are ever new."""
-    path, query, headers = operation.path, dict(filled.query), dict(filled.headers)
+    path, headers = operation.path, dict(filled.headers)
+    query: dict[str, Any] = dict(filled.query)
     cookies = dict(filled.cookies)
     for slot, value in filled.values.items():
         text = str(value)
         if slot.where == "path":
             path = re.sub(rf"{{{re.escape(slot.name)}(:\w+)?}}", quote(text, safe="-_."), path)
         elif slot.where in {"query", "header", "cookie"}:
-            {"query": query, "header": headers, "cookie": cookies}[slot.where][slot.name] = text
+            said = [*map(str, value)] if isinstance(value, list) and slot.where == "query" else text
+            {"query": query, "header": headers, "cookie": cookies}[slot.where][slot.name] = said
     if cookies:
         headers["Cookie"] = "; ".join(f"{name}={value}" for name, value in cookies.items())
     made: dict[str, Any] = {"method": operation.method, "url": path, "headers": headers}
@@ -283,7 +313,12 @@ def _put(body: Any, names: list[str], value: Any) -> None:
             body = body[0]
         else:
             body = body.setdefault(name, [] if following == "0" else {})
-    body[names[-1]] = [value] if isinstance(body.get(names[-1]), list) else value
+    if isinstance(body, list):
+        body[:] = [value]
+    elif isinstance(body.get(names[-1]), list) and not isinstance(value, list):
+        body[names[-1]] = [value]
+    else:
+        body[names[-1]] = value
 
 
 def _files(operation: Operation) -> set[str]:

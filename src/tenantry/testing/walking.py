@@ -198,12 +198,12 @@ class Walk:
         seen = [await self._bodies(), await self._bodies()]
         await self._owner.grow()
         seen += [await self._bodies(), await self._bodies()]
-        if any(a == b != c == d for a, b, c, d in zip(*seen, strict=True)):
+        if any(_influenced(*each) for each in zip(*seen, strict=True)):
             await self._owner.grow()
             seen.append(await self._bodies())
             clients = ((each, who) for each in self._safe for who in self._strangers)
-            for (operation, client), a, b, c, d, e in zip(clients, *seen, strict=True):
-                if a == b != c == d != e:
+            for (operation, client), *each in zip(clients, *seen, strict=True):
+                if _influenced(*each):
                     line = f"client.request({operation.method!r}, {operation.path!r}), twice"
                     self._judge.report(operation, self._name(client), NOTHING, _COUNTED, line)
         await self._learn()
@@ -237,13 +237,13 @@ class Walk:
         for (operation, client), answer in zip(asked, answers, strict=True):
             self._judge.look(operation, self._name(client), _LISTENING, answer)
 
-    async def _bodies(self) -> list[tuple[int, str]]:
+    async def _bodies(self) -> list[dict[str, str]]:
         asked = [
             await self._asker.ask(client, operation, self._base(operation))
             for operation in self._safe
             for client in self._strangers
         ]
-        return [(answer.status, answer.body) for answer in asked]
+        return [{**e.headers, "": f"{e.status} {e.body}"} for e in asked]
 
     @property
     def _strangers(self) -> tuple[httpx.AsyncClient, httpx.AsyncClient]:
@@ -263,7 +263,11 @@ class Walk:
                 await self._see_what_is_gone(operation, client)
 
     def _attacks(self, operation: Operation) -> list[Attack]:
-        return list(attacks_on(operation, self._base(operation), self._theirs(), self._host))
+        return list(
+            attacks_on(
+                operation, self._base(operation), self._theirs(), self._intruder.rows, self._host
+            )
+        )
 
     def _theirs(self) -> Rows:
         """Return the values of the first tenant that the second has not, too."""
@@ -284,7 +288,10 @@ class Walk:
             for each in attack.controls
         ]
         if controls:
-            self._judge.compare(operation, self._name(client), attack.what, answer, controls)
+            who = self._name(client)
+            if self._judge.compare(operation, who, attack.what, answer, controls):
+                again = await self._ask(client, operation, attack)
+                self._judge.confirm(operation, who, attack.what, answer, again)
         if not operation.is_safe:
             await self._intruder.stay_signed_in()
         return answer
@@ -361,3 +368,13 @@ class Walk:
 
     def _name(self, client: httpx.AsyncClient | None) -> str:
         return NOBODY if client is self._nobody else INTRUDER
+
+
+def _influenced(*seen: Mapping[str, str]) -> bool:
+    """Return whether the body or a header was twice the same, then twice another, then a third."""
+    a, b, c, d, *more = seen
+    return any(
+        a.get(name) == b.get(name) != c.get(name) == d.get(name)
+        and all(each.get(name) != d.get(name) for each in more)
+        for name in a
+    )
