@@ -390,8 +390,42 @@ async def test_the_plot_has_a_bar_for_each_day(desk: Desk) -> None:
     assert max(bar.y + bar.height for bar in plot.bars) == HEIGHT
     assert plot.bars[-1].x + plot.bars[-1].width < WIDTH
     assert bars({}).bars == []
+    sparse = bars({date(2020, 1, 1): Decimal(9), date(2026, 5, 4): Decimal(1)})
+    assert (len(sparse.bars), sparse.total) == (30, 1)
     page = (await (await desk.signed_in()).get("/costs")).text
     assert page.count("<rect") == 21
+
+
+@pytest.mark.parametrize(
+    ("value", "label"),
+    [
+        ("0", "0"),
+        ("0.00025", "0.00025"),
+        ("37.5", "37.5"),
+        ("2500", "2.5k"),
+        ("20000000000", "20B"),
+    ],
+)
+def test_a_label_has_room_beside_the_plot(value: str, label: str) -> None:
+    """Whatever a day has cost."""
+    from decimal import Decimal
+
+    from support_desk.plots import short
+
+    assert short(Decimal(value)) == label
+
+
+async def test_a_text_may_be_as_long_as_its_field_lets_it_be(desk: Desk) -> None:
+    """Browsers count a line break as one character, and send two."""
+    client = await desk.signed_in()
+    home = (await client.get("/")).text
+    path = home.partition('href="/conversations/')[2].partition('"')[0]
+    lines = "\r\n".join(["x" * 99] * 20)
+    answer = await client.post(f"/conversations/{path}/messages", data={"content": lines})
+    assert answer.status_code == 303
+    async with desk.db.tenant(await tenant_id(desk, "acme")) as tx:
+        sent = await tx.scalars(select(Message).where(Message.content == lines.replace("\r", "")))
+        await tx.delete(sent.one())
 
 
 async def test_a_second_start_makes_nothing_anew(desk: Desk) -> None:

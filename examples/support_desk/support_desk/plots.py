@@ -10,6 +10,7 @@ from typing import Final
 
 WIDTH: Final = 720
 HEIGHT: Final = 200
+DAYS: Final = 30
 _STEPS: Final = (1, 2, 4, 6, 8, 10)
 
 
@@ -27,7 +28,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Plot:
-    """All days from the first to the last, and the lines behind them with their values."""
+    """The last days that there are, and the lines behind them with their values."""
 
     bars: list[Bar]
     lines: list[tuple[float, Decimal]]
@@ -38,7 +39,10 @@ def bars(values: Mapping[date, Decimal]) -> Plot:
     """Return the plot of ``values``; a day that has none counts as zero."""
     if not values:
         return Plot([], [], Decimal(0))
-    first, count = min(values), (max(values) - min(values)).days + 1
+    last = max(values)
+    first = max(min(values), last - timedelta(days=DAYS - 1))
+    count = (last - first).days + 1
+    values = {day: value for day, value in values.items() if day >= first}
     top = _round_up(max(values.values()))
     slot = WIDTH / count
     made = []
@@ -50,6 +54,14 @@ def bars(values: Mapping[date, Decimal]) -> Plot:
         made.append(Bar(day, value, x, HEIGHT - height, round(slot * 0.7, 1), height))
     lines = [(HEIGHT * (1 - part / 4), top * part / 4) for part in range(5)]
     return Plot(made, lines, sum(values.values(), Decimal(0)))
+
+
+def short(value: Decimal) -> str:
+    """Return what stands beside a line, where there is room for few digits."""
+    for power, letter in ((9, "B"), (6, "M"), (3, "k")):
+        if value >= 10**power:
+            return f"{float(value / 10**power):.3g}{letter}"
+    return f"{float(value):.3g}"
 
 
 def _round_up(value: Decimal) -> Decimal:

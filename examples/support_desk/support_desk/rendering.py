@@ -12,6 +12,7 @@ from fastapi import Depends, Request
 from fastapi.templating import Jinja2Templates
 from starlette.responses import RedirectResponse, Response
 
+from support_desk.plots import short
 from tenantry import TenantSession
 from tenantry.auth import Principal
 from tenantry.fastapi import SessionPrincipal, TenantTx
@@ -36,6 +37,7 @@ def _when(time: datetime) -> str:
 
 
 templates.env.filters["when"] = _when
+templates.env.filters["short"] = short
 
 
 @dataclass(frozen=True)
