@@ -391,7 +391,7 @@ async def test_the_plot_has_a_bar_for_each_day(desk: Desk) -> None:
     assert plot.bars[-1].x + plot.bars[-1].width < WIDTH
     assert bars({}).bars == []
     sparse = bars({date(2020, 1, 1): Decimal(9), date(2026, 5, 4): Decimal(1)})
-    assert (len(sparse.bars), sparse.total) == (30, 1)
+    assert (len(sparse.bars), sparse.total) == (30, Decimal(1))
     page = (await (await desk.signed_in()).get("/costs")).text
     assert page.count("<rect") == 21
 
@@ -413,6 +413,17 @@ def test_a_label_has_room_beside_the_plot(value: str, label: str) -> None:
     from support_desk.plots import short
 
     assert short(Decimal(value)) == label
+
+
+async def test_round_numbers_of_tokens_are_written_out(desk: Desk) -> None:
+    """PostgreSQL's driver reads a sum of 20,000 as 2E+4."""
+    async with desk.db.tenant(await tenant_id(desk, "acme")) as tx:
+        event = CostEvent(provider="x", model="round", tokens=20_000, cost=0, created_at=NOW)
+        tx.add(event)
+    page = (await (await desk.signed_in()).get("/costs")).text
+    async with desk.db.tenant(await tenant_id(desk, "acme")) as tx:
+        await tx.delete(await tx.merge(event))
+    assert '<td>round</td><td class="number">20,000</td>' in page
 
 
 async def test_a_text_may_be_as_long_as_its_field_lets_it_be(desk: Desk) -> None:
