@@ -12,7 +12,8 @@ import pytest
 from opentelemetry import baggage, context, trace
 from opentelemetry.trace import SpanKind, StatusCode
 from sqlalchemy import select, text
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, NoResultFound
+from starlette.exceptions import HTTPException
 
 from tenantry import Database
 from tenantry.auth import Auth, SignedIn
@@ -114,6 +115,32 @@ async def test_a_failed_commit_and_a_cancelled_block_are_told(
     span = recording.span("tenantry.transaction")
     assert attributes(span)["tenantry.outcome"] == "cancelled"
     assert span.status.status_code is StatusCode.UNSET
+
+
+class OtherServiceError(Exception):
+    status_code = 404
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [
+        (NoResultFound(), "refused"),
+        (HTTPException(404), "refused"),
+        (HTTPException(502), "error"),
+        (OtherServiceError(), "error"),
+    ],
+    ids=["no row", "404", "502", "another service's 404"],
+)
+async def test_what_a_request_is_refused_with_is_no_failure(
+    recording: Recording, db: Database, tenants: TenantPair, error: Exception, outcome: str
+) -> None:
+    """A page that is not there would else count as a failed transaction."""
+    with pytest.raises(type(error)):
+        async with db.tenant(tenants.a.id):
+            raise error
+    span = recording.span("tenantry.transaction")
+    assert attributes(span)["tenantry.outcome"] == outcome
+    assert (span.status.status_code is StatusCode.ERROR) == (outcome == "error")
 
 
 async def test_a_block_may_end_in_another_task(

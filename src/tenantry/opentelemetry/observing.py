@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -15,6 +16,7 @@ from typing import Final, Unpack
 from opentelemetry import context, trace
 from opentelemetry.metrics import Histogram, MeterProvider
 from opentelemetry.trace import Link, Span, SpanKind, StatusCode, TracerProvider
+from sqlalchemy.exc import NoResultFound
 
 from tenantry import __version__
 from tenantry.database import Database
@@ -29,6 +31,7 @@ __all__ = ["Telemetry"]
 _SEARCHES: Final = frozenset({"vector_search", "keyword_search", "hybrid_search"})
 _MOST_LINKS: Final = 128
 """As many as the SDK keeps, unless it is told otherwise."""
+_CLIENT_ERRORS, _SERVER_ERRORS = 400, 500
 _SQLSTATE: Final = re.compile(r"[0-9A-Z]{5}")
 
 
@@ -198,12 +201,21 @@ def _attributes(facts: Facts) -> Attributes:
 def _outcome(error: BaseException | None) -> str:
     if error is None:
         return "ok"
-    if isinstance(error, AuthenticationError):
+    if isinstance(error, AuthenticationError | NoResultFound) or _is_answer(error):
         return "refused"
     if isinstance(error, ThrottledError):
         return "throttled"
     # A generator that is closed gives up as a task does.
     return "cancelled" if isinstance(error, asyncio.CancelledError | GeneratorExit) else "error"
+
+
+def _is_answer(error: BaseException) -> bool:
+    """Whether it is Starlette's or FastAPI's way to tell a client that it has made a mistake."""
+    # By its own class: those of clients of other services have a status too, and are failures.
+    starlette = sys.modules.get("starlette.exceptions")
+    if starlette is None or not isinstance(error, starlette.HTTPException):
+        return False
+    return bool(_CLIENT_ERRORS <= error.status_code < _SERVER_ERRORS)
 
 
 def _failure(error: BaseException) -> Attributes:
