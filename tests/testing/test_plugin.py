@@ -194,3 +194,42 @@ async def test_a_server_of_the_users_own_is_left_as_it_was(
         assert await admin.fetch(found) == []
     finally:
         await admin.close()
+
+
+BAD_MIGRATION = """
+from alembic import op
+
+revision, down_revision, branch_labels, depends_on = "bad", None, ("app",), "tenantry_0005"
+
+
+def upgrade():
+    op.execute("CREATE TABLE bad (id nosuchtype)")
+"""
+
+
+async def test_a_migration_that_fails_is_what_each_process_says(
+    project: pytest.Pytester, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And nothing of the template stays on a server of the user's own."""
+    (project.mkdir("migrations") / "0001_bad.py").write_text(BAD_MIGRATION)
+    project.makepyfile(
+        test_bad="""
+        import pytest
+
+        @pytest.mark.parametrize("number", range(2))
+        def test_it(tenantry_settings, number):
+            pass
+        """
+    )
+    monkeypatch.setenv("TENANTRY_TEST_SERVER_URL", url_text(server.url))
+    result = project.runpytest_subprocess(*PLUGINS, "-n", "2", "test_bad.py")
+    result.assert_outcomes(errors=2)
+    text = result.stdout.str()
+    assert text.count("MigrationError: The migration failed") >= 2
+    assert "DuplicateDatabaseError" not in text
+    admin = await open_connection(server.url)
+    try:
+        left = "SELECT datname FROM pg_database WHERE datname LIKE 'tenantry\\_run\\_%'"
+        assert await admin.fetch(left) == []
+    finally:
+        await admin.close()

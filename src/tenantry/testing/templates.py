@@ -129,12 +129,16 @@ def make_template(
                 if each["run"] != run:
                     _remove_dead(administrator, each["run"])
         hold(administrator, run)
-        administrator.execute(f"CREATE DATABASE {run}_template TEMPLATE template0")
-        administrator.run(_fill(url.set(database=f"{run}_template"), project))
         role, password = APP_ROLE, None
-        if not embedded:
-            role, password = run, secrets.token_urlsafe(24)
-            _make_role(administrator, role, password)
+        try:
+            administrator.execute(f"CREATE DATABASE {run}_template TEMPLATE template0")
+            administrator.run(_fill(url.set(database=f"{run}_template"), project))
+            if not embedded:
+                role, password = run, secrets.token_urlsafe(24)
+                _make_role(administrator, role, password)
+        except BaseException:
+            remove(administrator, run)  # the next process tries, too, and is told the same
+            raise
         rights = administrator.fetch("SELECT rolsuper FROM pg_roles WHERE rolname = current_user")
         return Template(
             url=url_text(url),
