@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import Header, HTTPException, Query, Request, Response
 from pydantic import BaseModel
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import Text, cast, delete, func, select, update
 
 from tenantry.schema import CostEvent, Tenant, Widget
 from tests.testing.applications import Product, Who, WidgetIn, WidgetOut, found, out
@@ -309,3 +309,32 @@ def numbers_the_rows_of_all(product: Product) -> None:
     async def largest(who: Who) -> int:
         async with product.db.operator(reason="a mistake") as tx:
             return await tx.scalar(select(func.max(CostEvent.tokens))) or 0
+
+
+@leak("GET /some", parameter="query scope = all", what="shows widgets.name")
+def shows_all_when_asked_to(product: Product) -> None:
+    @product.app.get("/some")
+    async def some(who: Who, scope: Literal["mine", "all"] = "mine") -> list[str]:
+        if scope == "mine":
+            return await widgets_of(product, who.tenant_id)
+        async with product.db.operator(reason="a mistake") as tx:
+            return list(await tx.scalars(select(Widget.name)))
+
+
+@leak("GET /also", parameter="query everything = true", what="shows widgets.name")
+def shows_everything_when_asked_to(product: Product) -> None:
+    @product.app.get("/also")
+    async def some(who: Who, everything: bool = False) -> list[str]:
+        if not everything:
+            return await widgets_of(product, who.tenant_id)
+        async with product.db.operator(reason="a mistake") as tx:
+            return list(await tx.scalars(select(Widget.name)))
+
+
+@leak("GET /one", parameter="query widget = widgets.id", what="shows widgets.name")
+def is_asked_for_by_its_tables_name(product: Product) -> None:
+    @product.app.get("/one")
+    async def one(who: Who, widget: str = "") -> list[str]:
+        async with product.db.operator(reason="a mistake") as tx:
+            found = select(Widget.name).where(cast(Widget.id, Text) == widget)
+            return list(await tx.scalars(found))

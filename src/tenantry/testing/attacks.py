@@ -88,6 +88,7 @@ def attacks_on(
         yield from _each_in(operation, slot, base, theirs)
     yield from _pages(operation, base, mine)
     yield from _searches(operation, base)
+    yield from _choices(operation, base)
     yield from _taken(operation, base, theirs)
     yield from _undeclared(operation, base, theirs, host or "{slug}.testserver")
 
@@ -180,6 +181,17 @@ def _searches(operation: Operation, base: Filled) -> Iterator[Attack]:
     for slot in operation.slots:
         if slot.where == "query" and _is_text(slot):
             yield Attack(f"{slot} = a part of every text", base.but(slot, BEGINNING, ("", "")))
+
+
+def _choices(operation: Operation, base: Filled) -> Iterator[Attack]:
+    """Yield requests for more than one gets without asking: no choice may be for all tenants."""
+    for slot in operation.slots:
+        if slot.where != "query":
+            continue
+        options = ["true"] if slot.schema.get("type") == "boolean" else slot.schema.get("enum", [])
+        for option in options[:_UNKNOWN]:
+            if option != base.values.get(slot):
+                yield Attack(f"{slot} = {option}", base.but(slot, option, ("", "")))
 
 
 def _is_text(slot: Slot) -> bool:

@@ -198,6 +198,7 @@ def _score_as_row(operation: Operation, slot: Slot, origin: Origin) -> int:
     ranks = (
         (8, column == "id" and re.fullmatch(rf"({one}|{last})_(id|uuid)", name)),
         (7, near and column == wanted),
+        (6, column == "id" and name in {one, last}),
         (5, column == name and name != "id"),
         (4, near and column == "id"),
         (2, column == "id" and stored and one in on_the_way),
