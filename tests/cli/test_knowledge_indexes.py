@@ -189,6 +189,18 @@ def test_phases_are_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None
     assert percents["waits"] == []
 
 
+async def _started(urls: Urls, folder: Path, *arguments: str) -> asyncio.subprocess.Process:
+    """A process of `tenantry knowledge`, to interrupt."""
+    settings = {DATABASE_URL: url_text(urls.app), ADMIN_URL: url_text(urls.admin)}
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tenantry", "knowledge", *arguments),
+        env={**os.environ, **settings},
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
 async def test_an_interrupted_tune_says_what_is_left(
     urls: Urls, connect: Connect, tmp_path: Path, db: Database, tenantry: Command
 ) -> None:
@@ -197,17 +209,7 @@ async def test_an_interrupted_tune_says_what_is_left(
     writing = other.transaction()
     await writing.start()
     await other.execute("LOCK TABLE knowledge_chunks IN ROW EXCLUSIVE MODE")
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tenantry", "knowledge", "tune", "--parts"),
-        env={
-            **os.environ,
-            DATABASE_URL: url_text(urls.app),
-            ADMIN_URL: url_text(urls.admin),
-        },
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
+    process = await _started(urls, tmp_path, "tune", "--parts")
     watching = await connect(urls.admin)
     async with asyncio.timeout(60):
         while all(each.is_valid for each in await list_indexes(urls.admin)):  # noqa: ASYNC110
@@ -234,17 +236,7 @@ async def test_an_interrupted_rebuild_says_what_is_left(
     writing = other.transaction()
     await writing.start()
     await other.execute("LOCK TABLE knowledge_chunks IN ROW EXCLUSIVE MODE")
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tenantry", "knowledge", "rebuild", INDEX),
-        env={
-            **os.environ,
-            DATABASE_URL: url_text(urls.app),
-            ADMIN_URL: url_text(urls.admin),
-        },
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
+    process = await _started(urls, tmp_path, "rebuild", INDEX)
     assert process.stderr is not None
     lines = [await asyncio.wait_for(process.stderr.readline(), 60) for _ in range(2)]
     assert lines[0].decode() == f"rebuilding {INDEX}\n"

@@ -62,8 +62,9 @@ def answer(scope: Scope, problem: Problem, *, cause: Exception | None = None) ->
 
 def cause_of(error: Exception) -> Exception:
     """Return what has failed in the middle of an answer, of which frameworks make an error."""
-    is_around = isinstance(error, RuntimeError) and isinstance(error.__cause__, Exception)
-    return error.__cause__ if is_around else error  # type: ignore[return-value]
+    if isinstance(error, RuntimeError) and isinstance(error.__cause__, Exception):
+        return error.__cause__
+    return error
 
 
 def _log_fault(cause: Exception, exchange: Exchange) -> None:
