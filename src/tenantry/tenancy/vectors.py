@@ -64,7 +64,7 @@ def wire_vector(value: object, *, where: str, dimensions: int = EMBEDDING_DIMENS
     sent = _packed(value, dimensions)
     if sent is None or not _is_comparable(sent):
         given = check_embedding(value, dimensions=dimensions, where=where)
-        return _packer(dimensions)(dimensions, 0, *given)
+        return _in_order(_packer(dimensions)(*given), dimensions)
     return sent
 
 
@@ -85,7 +85,7 @@ def wire_direction(value: object) -> bytes:
     largest = max(map(abs, given))
     if not EMBEDDING_LEAST <= largest <= 1 / EMBEDDING_LEAST:
         given = [each / largest for each in given]
-    return _packer(EMBEDDING_DIMENSIONS)(EMBEDDING_DIMENSIONS, 0, *given)
+    return _in_order(_packer(EMBEDDING_DIMENSIONS)(*given), EMBEDDING_DIMENSIONS)
 
 
 def _is_comparable(sent: bytes) -> bool:
@@ -96,31 +96,44 @@ def _is_comparable(sent: bytes) -> bool:
 
 @cache
 def _packer(dimensions: int) -> Callable[..., bytes]:
-    return struct.Struct(f">HH{dimensions}f").pack
+    # In this machine's order, and turned afterwards: in the other one it takes longer, number by
+    # number. What is too large for a float32 becomes infinite.
+    return struct.Struct(f"{dimensions}f").pack
+
+
+def _in_order(data: bytes, dimensions: int) -> bytes:
+    """Return what is sent, of float32 in this machine's order."""
+    numbers = array("f")
+    numbers.frombytes(data)
+    if _IS_LITTLE:
+        numbers.byteswap()
+    return _head(dimensions) + numbers.tobytes()
 
 
 def _packed(value: object, dimensions: int) -> bytes | None:
-    """Return what is sent; None: ``value`` is something else, or holds what no float32 can be."""
-    view = _view(value)
+    """Return what is sent; None: ``value`` is something else, or holds what is no number."""
+    view = None if type(value) is list else _view(value)
     if view is not None and view.format == "f" and view.shape == (dimensions,):
         # What models return: each call that is left out here is felt in a small tenant's search.
-        numbers = array("f")
-        numbers.frombytes(view.tobytes())
-        if _IS_LITTLE:
-            numbers.byteswap()
-        return _head(dimensions) + numbers.tobytes()
+        return _in_order(view.tobytes(), dimensions)
     form = None if view is None else _format(view)
     if view is not None and form is not None and view.ndim == 1:
         return _wire(_native(view.tobytes(), form), dimensions)
-    tolist = getattr(value, "to_list", None) or getattr(value, "tolist", None)
-    listed: Any = tolist() if tolist is not None else value
-    is_listed = isinstance(listed, Sequence) and not isinstance(listed, str | bytes | bytearray)
-    if not is_listed or len(listed) != dimensions:
+    listed = value if type(value) is list else _listed(value)
+    if listed is None or len(listed) != dimensions:
         return None
     try:
-        return _packer(dimensions)(dimensions, 0, *listed)
+        return _in_order(_packer(dimensions)(*listed), dimensions)
     except (TypeError, OverflowError, struct.error):
         return None
+
+
+def _listed(value: object) -> Sequence[Any] | None:
+    tolist = getattr(value, "to_list", None) or getattr(value, "tolist", None)
+    listed: object = tolist() if tolist is not None else value
+    if not isinstance(listed, Sequence) or isinstance(listed, str | bytes | bytearray):
+        return None
+    return listed
 
 
 class Matrix:
