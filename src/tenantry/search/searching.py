@@ -109,6 +109,7 @@ async def vector_search(
         InvalidValueError: An argument is out of its range, or ``embedding`` is no vector that
             cosine distance is defined for.
         TenantRequiredError: ``tx`` is not bound to a tenant.
+        ConfigurationError: The setting ``tenantry.vector_search`` cannot be used.
         SessionUseError: Another task is using ``tx``.
         DatabaseUnavailableError: The connection was lost.
         sqlalchemy.exc.DBAPIError: PostgreSQL refused, as after a timeout or in a transaction that
@@ -294,6 +295,7 @@ async def hybrid_search(
     Raises:
         InvalidValueError: An argument is out of its range or of another type.
         TenantRequiredError: ``tx`` is not bound to a tenant.
+        ConfigurationError: The setting ``tenantry.vector_search`` cannot be used.
         SessionUseError: Another task is using ``tx``.
         DatabaseUnavailableError: The connection was lost.
         sqlalchemy.exc.DBAPIError: PostgreSQL refused, as after a timeout or in a transaction that
