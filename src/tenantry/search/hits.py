@@ -45,42 +45,38 @@ class Highlight:
         return cls(tuple(parts))
 
     @classmethod
-    def of(cls, text: str, wanted: list[str], *, around: int = 100) -> Highlight | None:
-        """Mark what stands in ``text`` letter for letter, in whatever case.
+    def of(
+        cls, text: str, wanted: re.Pattern[str] | None, *, around: int = 100
+    ) -> Highlight | None:
+        """Mark what ``text`` has of ``wanted``.
 
         Args:
             text: The text.
-            wanted: What to mark in it.
+            wanted: What to mark in it; None for nothing.
             around: Characters of it to keep before the first match, and after that four times as
                 many.
 
         Returns:
-            None where it holds none of them.
+            None where it has none of it.
         """
-        first = _pattern(wanted).search(text) if wanted else None
-        if first is None:
+        if wanted is None or (first := wanted.search(text)) is None:
             return None
         start = max(0, first.start() - around)
         cut = text[start : first.end() + 4 * around]
         return cls(((_without_marks(cut), False),)).also(wanted)
 
-    def also(self, wanted: list[str]) -> Highlight:
-        """Return the same excerpt, in which what stands there letter for letter is marked, too."""
-        if not wanted:
+    def also(self, wanted: re.Pattern[str] | None) -> Highlight:
+        """Return the same excerpt, in which ``wanted`` is marked, too; None for nothing."""
+        if wanted is None:
             return self
-        pattern = _pattern(wanted)
         parts: list[tuple[str, bool]] = []
         for text, matches in self.parts:
             if matches:
                 parts.append((text, True))
             else:
-                marked = pattern.sub(lambda match: f"{_START}{match[0]}{_STOP}", text)
+                marked = wanted.sub(lambda match: f"{_START}{match[0]}{_STOP}", text)
                 parts += Highlight.from_marked(marked).parts
         return Highlight(tuple(parts))
-
-
-def _pattern(wanted: list[str]) -> re.Pattern[str]:
-    return re.compile("|".join(map(re.escape, wanted)), re.IGNORECASE)
 
 
 def _without_marks(text: str) -> str:
