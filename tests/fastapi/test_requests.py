@@ -4,7 +4,7 @@
 
 import logging
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, get_args
 
 import httpx
 import pytest
@@ -251,7 +251,7 @@ async def test_a_caller_that_a_test_makes_up_is_not_asked_for_a_credential(
     principal = await site.auth.validate(
         (await site.auth.sign_in(tenants.a.id, EMAIL, PASSWORD)).token
     )
-    (asked,) = (each.dependency for each in CurrentPrincipal.__metadata__)
+    asked = get_args(CurrentPrincipal)[1].dependency
     site.app.dependency_overrides[asked] = lambda: principal
     response = await site.client().post("/echo", json={"a": "b"})
     assert (response.status_code, response.json()) == (200, str(tenants.a.id))
