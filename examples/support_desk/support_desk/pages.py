@@ -15,7 +15,7 @@ from starlette.responses import HTMLResponse, Response
 
 from support_desk.models import SavedReply
 from support_desk.plots import bars
-from support_desk.rendering import REDIRECTS, CurrentDesk, Desk, go_to
+from support_desk.rendering import CurrentDesk, Desk, go_to
 from tenantry.fastapi import require_role
 from tenantry.schema import (
     ConversationSession,
@@ -27,7 +27,7 @@ from tenantry.schema import (
 )
 from tenantry.search import keyword_search
 
-routes = APIRouter(default_response_class=HTMLResponse, responses=REDIRECTS)
+routes = APIRouter(default_response_class=HTMLResponse)
 
 
 def _with_short_breaks(text: object) -> object:
