@@ -306,6 +306,9 @@ async def test_pages_fit_a_small_screen_whatever_was_spent(site: Site) -> None:
         for path in ("/costs", "/", "/widgets", "/knowledge?q=coffee", "/replies", "/sessions"):
             await page.goto(site.url + path)
             assert await page.evaluate("document.documentElement.scrollWidth") == 360, path
+        await page.goto(f"{site.url}/costs")
+        letters = "document.querySelector('svg text').getBoundingClientRect().height"
+        assert await page.evaluate(letters) > 9
     finally:
         await connection.execute("DELETE FROM cost_events WHERE provider = 'x'")
         await connection.close()

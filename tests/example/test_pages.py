@@ -406,6 +406,7 @@ async def test_the_plot_has_a_bar_for_each_day(desk: Desk) -> None:
         ("37.5", "37.5"),
         ("2500", "2.5k"),
         ("20000000000", "20B"),
+        ("1000000000000", "1T"),
     ],
 )
 def test_a_label_has_room_beside_the_plot(value: str, label: str) -> None:
