@@ -9,7 +9,7 @@ import pytest
 from support_desk.demo import PASSWORD
 from tests.conftest import Urls, open_connection
 from tests.example.browser import Browser, Page
-from tests.example.conftest import Site, desk_app
+from tests.example.conftest import NOW, Site, desk_app
 from tests.serving import serving
 
 pytestmark = pytest.mark.untraced
@@ -213,7 +213,8 @@ async def test_sign_out_there_ends_the_other_browsers_session(site: Site) -> Non
     text = await here.text()
     assert text.count("This browser") == 1
     assert text.count("Sign out there") == 1
-    await here.click("Sign out there")
+    name = "document.querySelector('button[aria-label]').getAttribute('aria-label')"
+    await here.click(await here.evaluate(name))
     assert await here.path() == "/sessions"
     assert "Sign out there" not in await here.text()
     await there.reload()
@@ -235,6 +236,82 @@ async def test_what_is_planted_in_data_does_not_run(site: Site) -> None:
         f"{json.dumps(planted)}))"
     )
     assert "owned" not in str(await page.evaluate("document.title"))
+
+
+# Every text, field and bar whose contrast with what is behind it is less than WCAG's AA asks for.
+TOO_FAINT = """
+(() => {
+  const numbers = colour => colour.match(/[\\d.]+/g).map(Number);
+  const linear = each => each <= 0.04045 ? each / 12.92 : ((each + 0.055) / 1.055) ** 2.4;
+  const light = ([r, g, b]) => [[r, 0.2126], [g, 0.7152], [b, 0.0722]]
+    .reduce((sum, [each, weight]) => sum + weight * linear(each / 255), 0);
+  const behind = each => {
+    for (; each; each = each.parentElement) {
+      const [r, g, b, alpha = 1] = numbers(getComputedStyle(each).backgroundColor);
+      if (alpha > 0) return [r, g, b];
+    }
+  };
+  const contrast = (one, other) => {
+    const [more, less] = [light(one), light(other)].sort((a, b) => b - a);
+    return (more + 0.05) / (less + 0.05);
+  };
+  const has_text = each => each.matches('input, select, textarea, rect')
+    || [...each.childNodes].some(part => part.nodeType === Node.TEXT_NODE && part.nodeValue.trim());
+  return [...document.querySelectorAll('main, main *, header *')]
+    .filter(each => has_text(each) && !each.matches('title, option, svg *:not(text, rect)'))
+    .map(each => {
+      const style = getComputedStyle(each), drawn = each.matches('svg *');
+      const found = contrast(numbers(drawn ? style.fill : style.color), behind(each));
+      return found < (each.matches('rect') ? 3 : 4.5) ? `${each.tagName} ${found}` : null;
+    })
+    .filter(Boolean);
+})()
+"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_pages_can_be_read_by_day_and_by_night(site: Site, scheme: str) -> None:
+    """In the colours that the browser asks for, with the plot and what is wrong in a form."""
+    page = await site.signed_in()
+    asked = {"name": "prefers-color-scheme", "value": scheme}
+    await page.send("Emulation.setEmulatedMedia", features=[asked])
+    for path in ("/widgets", "/knowledge?q=refund", "/costs", "/replies", "/sessions", "/"):
+        await page.goto(site.url + path)
+        assert await page.evaluate(TOO_FAINT) == [], path
+    ground = await page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (int(ground[4:].partition(",")[0]) < 64) == (scheme == "dark")
+    await page.click("Do you deliver to the islands?")
+    assert await page.evaluate(TOO_FAINT) == []
+    await page.click("Widgets")
+    await page.click("Workshop")
+    await page.fill("Name", "")
+    await page.click("Save widget")
+    assert await page.evaluate("document.querySelectorAll('.error').length") == 1
+    assert await page.evaluate(TOO_FAINT) == []
+
+
+async def test_pages_fit_a_small_screen_whatever_was_spent(site: Site) -> None:
+    """Nothing is wider than 360 pixels but what scrolls by itself."""
+    page = await site.signed_in("gil@globex.example")
+    size = {"width": 360, "height": 740, "deviceScaleFactor": 1, "mobile": False}
+    await page.send("Emulation.setDeviceMetricsOverride", **size)
+    connection = await open_connection(site.urls.admin)
+    await connection.execute(
+        "INSERT INTO cost_events (tenant_id, provider, model, tokens, cost, created_at)"
+        " SELECT id, 'x', 'a-large-model-with-a-long-name', 9e18, 9999999999, $1"
+        " FROM tenants, generate_series(1, 99) WHERE slug = 'globex'",
+        NOW,
+    )
+    try:
+        for path in ("/costs", "/", "/widgets", "/knowledge?q=coffee", "/replies", "/sessions"):
+            await page.goto(site.url + path)
+            assert await page.evaluate("document.documentElement.scrollWidth") == 360, path
+        await page.goto(f"{site.url}/costs")
+        letters = "document.querySelector('svg text').getBoundingClientRect().height"
+        assert await page.evaluate(letters) > 9
+    finally:
+        await connection.execute("DELETE FROM cost_events WHERE provider = 'x'")
+        await connection.close()
 
 
 async def test_development_over_plain_http(browser: Browser, desk_urls: Urls) -> None:

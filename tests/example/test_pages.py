@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import tomllib
 from collections import Counter
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from html import escape
 from typing import Any, cast
 from uuid import uuid4
 
@@ -404,6 +406,7 @@ async def test_the_plot_has_a_bar_for_each_day(desk: Desk) -> None:
         ("37.5", "37.5"),
         ("2500", "2.5k"),
         ("20000000000", "20B"),
+        ("1000000000000", "1T"),
     ],
 )
 def test_a_label_has_room_beside_the_plot(value: str, label: str) -> None:
@@ -437,6 +440,43 @@ async def test_a_text_may_be_as_long_as_its_field_lets_it_be(desk: Desk) -> None
     async with desk.db.tenant(await tenant_id(desk, "acme")) as tx:
         sent = await tx.scalars(select(Message).where(Message.content == lines.replace("\r", "")))
         await tx.delete(sent.one())
+
+
+async def test_a_title_that_the_column_has_no_room_for_is_told_in_the_form(desk: Desk) -> None:
+    """With what was typed still there: the column counts bytes, and browsers count letters."""
+    client = await desk.signed_in()
+    form = {"title": "退" * 67, "content": "<b>We take it back.</b>"}
+    response = await client.post("/replies", data=form)
+    assert response.status_code == 422
+    assert "Write a shorter title" in response.text
+    assert f'value="{form["title"]}"' in response.text
+    assert ">&lt;b&gt;We take it back.&lt;/b&gt;</textarea>" in response.text
+    longest = {**form, "title": "退" * 66 + "ab"}
+    assert len(longest["title"].encode()) == 200
+    assert (await client.post("/replies", data=longest)).status_code == 303
+    async with desk.db.tenant(await tenant_id(desk, "acme")) as tx:
+        kept = await tx.scalars(select(SavedReply).where(SavedReply.title == longest["title"]))
+        await tx.delete(kept.one())
+
+
+async def test_each_button_that_signs_out_there_says_where(desk: Desk) -> None:
+    """To who hears a page and does not see it, buttons of one name are one button."""
+    client = await desk.signed_in("mia@globex.example")
+    devices = ("Firefox", "Opera <on> a phone")
+    for device in devices:
+        other = await desk.client()
+        other.headers["User-Agent"] = device
+        assert (await sign_in(other, email="mia@globex.example")).is_redirect
+    page = (await client.get("/sessions")).text
+    names = re.findall(r'<button class="quiet" aria-label="(Sign out there: [^"]+)">', page)
+    assert len(names) == page.count("Sign out there<") >= 2
+    for device in devices:
+        assert any(name.startswith(f"Sign out there: {escape(device)}, ") for name in names)
+    for path in (
+        "/auth/sessions",
+        f"/auth/sessions/{client.cookies['__Host-session'].split('.')[1]}",
+    ):
+        assert (await client.delete(path)).status_code == 204
 
 
 async def test_a_second_start_makes_nothing_anew(desk: Desk) -> None:

@@ -161,6 +161,26 @@ async def test_our_own_faults_are_in_the_log(site: Site, caplog: pytest.LogCaptu
         assert SECRET not in repr(vars(records[0]))
 
 
+async def test_an_answer_without_content_names_no_type(site: Site) -> None:
+    """204 of the door's routes and of the application's, for which FastAPI would say JSON."""
+
+    @site.app.delete("/gone", status_code=204)
+    async def gone() -> None:
+        """Nothing."""
+
+    client = await site.signed_in()
+    for method, path in (
+        ("DELETE", "/gone"),
+        ("GET", "/healthz"),
+        ("GET", "/readyz"),
+        ("DELETE", "/auth/sessions"),
+        ("POST", "/auth/sign-out"),
+    ):
+        response = await client.request(method, path)
+        assert (response.status_code, response.content) == (204, b""), path
+        assert "content-type" not in response.headers, path
+
+
 async def test_who_asks_for_readiness_takes_one_connection(site: Site) -> None:
     """However many strangers do; else a flood of them would compete with who is signed in."""
     engine = site.app.state.tenantry.db._app.sync_engine
@@ -377,6 +397,9 @@ async def test_an_unreachable_database_signs_nobody_out(
             for path in ("/auth/session", "/api/widgets", "/api/who"):
                 response = await client.get(path)
                 assert response.status_code == 503, path
+                if path == "/api/widgets":  # with a body, before it is read
+                    response = await client.post(path, content=b"[")
+                    assert response.status_code == 503
                 assert response.headers["content-type"] == "application/problem+json"
                 assert "set-cookie" not in response.headers
             assert (await sign_in(client)).status_code == 503

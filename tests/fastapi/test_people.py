@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -10,9 +11,9 @@ import pytest
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
-from tenantry.fastapi import host_or_body
+from tenantry.fastapi import DoorSettings, host_or_body
 from tests.conftest import TenantPair, Urls
-from tests.fastapi.conftest import EMAIL, PASSWORD, SITE, Site, running, sign_in
+from tests.fastapi.conftest import EMAIL, PASSWORD, SITE, Site, make_app, running, sign_in
 
 SECRET = "seen by nobody"
 BROWSER = {"Accept": "text/html,*/*;q=0.8", "Sec-Fetch-Site": "same-origin"}
@@ -44,6 +45,22 @@ async def test_browsers_are_sent_to_the_sign_in_page(pages: Site) -> None:
     # To send this one there again would have no end.
     answer = await browser.get("/api/who", headers={"Authorization": "Bearer x"})
     assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
+
+
+async def test_that_browsers_are_sent_there_is_documented(pages: Site) -> None:
+    """For each operation that asks for a caller, the door's own too; elsewhere nothing is said."""
+    browser, sent = pages.client(**BROWSER), 0
+    bad = {"Authorization": "Bearer x"}
+    for path, item in pages.app.openapi()["paths"].items():
+        for method, operation in item.items():
+            at = path.replace("{session_id}", "x")
+            answer = await browser.request(method, at, headers=bad, json={"token": "x", "new": "x"})
+            is_sent = answer.status_code == 303
+            assert is_sent <= ("303" in operation["responses"]), (method, path)
+            assert ("303" in operation["responses"]) == ("security" in operation), (method, path)
+            sent += is_sent
+    assert sent >= 10
+    assert '"303"' not in json.dumps(make_app(DoorSettings()).openapi())
 
 
 async def test_the_sign_in_page_is_found_below_a_root_path(pages: Site) -> None:

@@ -1,20 +1,21 @@
 """What comes in: from other sites, with others' credentials, malformed, or too much of it."""
 
-from __future__ import annotations
+# No `from __future__ import annotations`: FastAPI could not resolve what is local.
 
 import logging
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, get_args
 
 import httpx
 import pytest
-from fastapi import APIRouter
+from fastapi import APIRouter, FastAPI
 from starlette.routing import Match
 
 from tenantry.asgi import Door, DoorSettings, Exchange
+from tenantry.fastapi import CurrentPrincipal
 from tenantry.fastapi.router import Routes
 from tests.conftest import TenantPair, Urls
-from tests.fastapi.conftest import PASSWORD, SITE, Site, running, sign_in
+from tests.fastapi.conftest import EMAIL, PASSWORD, SITE, Site, routes, running, sign_in
 
 OWN = {"Origin": SITE}
 OTHER = "https://evil.example"
@@ -207,6 +208,53 @@ async def test_bodies_have_a_limit(site: Site) -> None:
     sent = 0
     response = await client.post("/api/widgets", headers=understated, content=chunks())
     assert (response.status_code, sent < 20) == (413, True)
+
+
+async def test_a_strangers_body_is_not_read_where_a_caller_is_needed(site: Site) -> None:
+    """Whatever is in it, and in an application that is mounted, too: first 401, and no byte is
+    parsed. Where nobody is needed it is read, as before."""
+    mounted = FastAPI()
+    mounted.include_router(routes)
+    site.app.mount("/mounted", mounted)
+    sent = 0
+
+    async def chunks() -> AsyncIterator[bytes]:
+        nonlocal sent
+        for _ in range(9):
+            sent += 1
+            yield b"[" * 1_000_000
+
+    kind = {"Content-Type": "application/json"}
+    expired = {**kind, "Cookie": "__Host-session=x"}
+    for path in ("/api/widgets", "/auth/password", "/mounted/api/widgets"):
+        for headers in (kind, expired):
+            response = await site.client().post(path, content=chunks(), headers=headers)
+            assert (response.status_code, sent) == (401, 0), path
+            assert response.headers["www-authenticate"] == "Bearer"
+    response = await site.client().post("/auth/sign-in", content=chunks(), headers=kind)
+    assert (response.status_code, sent) == (413, 1)
+    client = await site.signed_in()
+    for path in ("/api/widgets", "/mounted/api/widgets"):
+        assert (await client.post(path, json={"name": "x"})).status_code == 201
+        assert (await client.post(path, content=b"[", headers=kind)).status_code == 422
+
+
+async def test_a_caller_that_a_test_makes_up_is_not_asked_for_a_credential(
+    site: Site, tenants: TenantPair
+) -> None:
+    """FastAPI's overrides take the place of looking it up, before the body as after it."""
+
+    @site.app.post("/echo")
+    async def echo(body: dict[str, str], principal: CurrentPrincipal) -> str:
+        return str(principal.tenant_id)
+
+    principal = await site.auth.validate(
+        (await site.auth.sign_in(tenants.a.id, EMAIL, PASSWORD)).token
+    )
+    asked = get_args(CurrentPrincipal)[1].dependency
+    site.app.dependency_overrides[asked] = lambda: principal
+    response = await site.client().post("/echo", json={"a": "b"})
+    assert (response.status_code, response.json()) == (200, str(tenants.a.id))
 
 
 async def test_strangers_may_send_little(site: Site) -> None:

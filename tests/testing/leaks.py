@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import Header, HTTPException, Query, Request, Response
-from pydantic import BaseModel
+from pydantic import BaseModel, Json, TypeAdapter
 from sqlalchemy import Text, cast, delete, func, select, update
 
 from tenantry.schema import CostEvent, Tenant, Widget
@@ -338,3 +338,70 @@ def is_asked_for_by_its_tables_name(product: Product) -> None:
         async with product.db.operator(reason="a mistake") as tx:
             found = select(Widget.name).where(cast(Widget.id, Text) == widget)
             return list(await tx.scalars(found))
+
+
+class Counts(BaseModel):
+    counts: dict[UUID, int]
+
+
+@leak("POST /counts", parameter="body counts.* = widgets.id", what="shows widgets.name")
+def takes_ids_for_keys(product: Product) -> None:
+    @product.app.post("/counts")
+    async def count(who: Who, given: Counts) -> list[str]:
+        return await names_of(product, list(given.counts))
+
+
+@leak("GET /filter", parameter="query where = JSON with ids", what="shows widgets.name")
+def reads_json_in_a_text(product: Product) -> None:
+    @product.app.get("/filter")
+    async def filtered(who: Who, where: str = "{}") -> list[str]:
+        given = TypeAdapter(dict[str, Any]).validate_json(where if where[:1] == "{" else "{}")
+        return await names_of(product, [UUID(given["widget_id"])] if "widget_id" in given else [])
+
+
+class Chosen(BaseModel):
+    widget_ids: list[UUID]
+    newest: bool
+
+
+@leak("GET /chosen", parameter="query where = JSON with ids", what="shows widgets.name")
+def declares_json_in_a_text(product: Product) -> None:
+    @product.app.get("/chosen")
+    async def chosen(who: Who, where: Annotated[Json[Chosen], Query()]) -> list[str]:
+        return await names_of(product, where.widget_ids)
+
+
+@leak("GET /current", parameter="undeclared headers such as", what="shows widgets.name")
+def believes_a_header_that_is_called_like_a_table(product: Product) -> None:
+    @product.app.get("/current")
+    async def current(who: Who, request: Request) -> list[str]:
+        widget = request.headers.get("x-widget-id")
+        return await names_of(product, [UUID(widget)] if widget else [])
+
+
+@leak("GET /focus", parameter="undeclared query parameters such as", what="shows widgets.name")
+def believes_a_parameter_that_is_called_like_a_table(product: Product) -> None:
+    @product.app.get("/focus")
+    async def focus(who: Who, request: Request) -> list[str]:
+        widget = request.query_params.get("widget_id")
+        return await names_of(product, [UUID(widget)] if widget else [])
+
+
+@leak("GET /export", parameter="header Accept = text/csv", what="shows widgets.name")
+def exports_everything(product: Product) -> None:
+    @product.app.get("/export")
+    async def export(who: Who, request: Request) -> list[str]:
+        if "text/csv" not in request.headers.get("accept", ""):
+            return await widgets_of(product, who.tenant_id)
+        async with product.db.operator(reason="a mistake") as tx:
+            return list(await tx.scalars(select(Widget.name)))
+
+
+@leak("GET /sheet/{widget_id}", parameter="header Accept = text/csv", what="shows widgets.name")
+def checks_ids_for_json_alone(product: Product) -> None:
+    @product.app.get("/sheet/{widget_id}")
+    async def sheet(who: Who, request: Request, widget_id: UUID) -> list[str]:
+        is_sheet = "text/csv" in request.headers.get("accept", "")
+        if not is_sheet and await is_of(product, widget_id) != who.tenant_id:
+            raise HTTPException(404, "There is no such widget.")
+        return await names_of(product, [widget_id])

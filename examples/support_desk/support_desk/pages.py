@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, Final
 from uuid import UUID
 
 from fastapi import APIRouter, Form
@@ -15,7 +15,7 @@ from starlette.responses import HTMLResponse, Response
 
 from support_desk.models import SavedReply
 from support_desk.plots import bars
-from support_desk.rendering import REDIRECTS, CurrentDesk, go_to
+from support_desk.rendering import CurrentDesk, Desk, go_to
 from tenantry.fastapi import require_role
 from tenantry.schema import (
     ConversationSession,
@@ -27,13 +27,15 @@ from tenantry.schema import (
 )
 from tenantry.search import keyword_search
 
-routes = APIRouter(default_response_class=HTMLResponse, responses=REDIRECTS)
+routes = APIRouter(default_response_class=HTMLResponse)
 
 
 def _with_short_breaks(text: object) -> object:
     """Count a line break as the browser's field does, which then sends it as two characters."""
     return text.replace("\r\n", "\n") if isinstance(text, str) else text
 
+
+_TITLE_BYTES: Final = 200
 
 Text = Annotated[str, BeforeValidator(_with_short_breaks), Form(min_length=1, max_length=2000)]
 
@@ -78,13 +80,21 @@ async def answer(conversation_id: UUID, content: Text, desk: CurrentDesk) -> Res
 @routes.get("/replies")
 async def replies(desk: CurrentDesk) -> Response:
     """List the saved replies."""
+    return await _replies(desk)
+
+
+async def _replies(desk: Desk, *, status: int = 200, **form: str) -> Response:
     found = await desk.tx.scalars(select(SavedReply).order_by(SavedReply.title))
-    return desk.page("replies.html", replies=found)
+    return desk.page("replies.html", status=status, replies=found, **form)
 
 
 @routes.post("/replies", status_code=303)
 async def save_reply(title: Text, content: Text, desk: CurrentDesk) -> Response:
-    """Save a reply."""
+    """Save a reply, or show what of the form is wrong."""
+    # The column counts bytes, and a browser's field letters, of which a Chinese one has three.
+    if len(title.encode()) > _TITLE_BYTES:
+        error = "Write a shorter title: 100 letters with accents, or 66 Chinese ones, have room."
+        return await _replies(desk, status=422, title=title, content=content, error=error)
     desk.tx.add(SavedReply(title=title, content=content))
     return go_to("/replies")
 

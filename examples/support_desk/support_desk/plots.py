@@ -58,7 +58,7 @@ def bars(values: Mapping[date, Decimal]) -> Plot:
 
 def short(value: Decimal) -> str:
     """Return what stands beside a line, where there is room for few digits."""
-    for power, letter in ((9, "B"), (6, "M"), (3, "k")):
+    for power, letter in ((12, "T"), (9, "B"), (6, "M"), (3, "k")):
         if value >= 10**power:
             return f"{float(value / 10**power):.3g}{letter}"
     return f"{float(value):.3g}"

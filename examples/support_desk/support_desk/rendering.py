@@ -76,12 +76,6 @@ def go_to(path: str) -> Response:
     return RedirectResponse(path, status_code=303)
 
 
-REDIRECTS: Final[dict[int | str, dict[str, Any]]] = {
-    303: {"description": "To another page: the sign-in page for a browser that is not signed in."}
-}
-"""What pages document of `go_to`, and of the door's setting ``sign_in_page``."""
-
-
 def problem_page(problem: Mapping[str, Any]) -> str:
     """Return the page that people see of what programs are told in JSON."""
     return templates.get_template("problem.html").render(problem=problem)

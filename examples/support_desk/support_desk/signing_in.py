@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Form, HTTPException, Request
 from starlette.responses import HTMLResponse, Response
 
-from support_desk.rendering import REDIRECTS, CurrentDesk, go_to, templates
+from support_desk.rendering import CurrentDesk, go_to, templates
 from tenantry.auth.tenants import slug_of_host
 from tenantry.errors import InvalidCredentialsError, ThrottledError
 from tenantry.fastapi import CurrentDoor, OptionalPrincipal
@@ -18,7 +18,7 @@ routes = APIRouter(default_response_class=HTMLResponse)
 DOMAIN = os.environ.get("SUPPORT_DESK_DOMAIN", "localhost")
 
 
-@routes.get("/sign-in", responses=REDIRECTS)
+@routes.get("/sign-in", responses={303: {"description": "To the desk, for who is signed in."}})
 async def sign_in_page(request: Request, principal: OptionalPrincipal) -> Response:
     """Show the form."""
     return go_to("/") if principal else _form(request)
@@ -64,7 +64,7 @@ async def sign_out(request: Request, door: CurrentDoor) -> Response:
     return go_to("/sign-in")
 
 
-@routes.get("/sessions", responses=REDIRECTS)
+@routes.get("/sessions")
 async def sessions(desk: CurrentDesk, door: CurrentDoor) -> Response:
     """List the devices on which the user is signed in."""
     await desk.tx.commit()  # gives its connection back: auth takes one of the same pool

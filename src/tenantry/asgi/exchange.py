@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import MutableMapping, Sequence
+from http import HTTPStatus
 from random import getrandbits
 from typing import TYPE_CHECKING, Any, Final
 
 from tenantry.asgi.credentials import has_header, read_credential, read_headers
 from tenantry.auth import Principal
-from tenantry.errors import ConfigurationError, InvalidTokenError
+from tenantry.errors import AuthenticationError, ConfigurationError, InvalidTokenError
 
 if TYPE_CHECKING:
     from tenantry.asgi.door import Door
@@ -50,10 +51,10 @@ class Exchange:
         "drops_cookie",
         "found_nobody",
         "headers",
-        "is_too_long",
         "most_bytes",
         "new_cookies",
         "principal",
+        "refused",
         "request_id",
         "status",
         "used_credential",
@@ -73,7 +74,7 @@ class Exchange:
         self.used_credential = is_signing_in or path_of(scope) in _HEALTH
         self.drops_cookie = False
         self.new_cookies: Sequence[str] = ()
-        self.is_too_long = False
+        self.refused: Exception | None = None
         self.status: int | None = None
 
     @classmethod
@@ -117,6 +118,17 @@ class Exchange:
                 raise
         return self.principal
 
+    async def caller(self) -> Principal:
+        """Return who is calling.
+
+        Raises:
+            AuthenticationError: Nobody is, or the credential is not good.
+            DatabaseUnavailableError: Nobody can tell.
+        """
+        if (principal := await self.authenticate()) is None:
+            raise AuthenticationError("Nobody is signed in. Sign in, or send a token or API key.")
+        return principal
+
     def cookies(self) -> tuple[str | None, str | None]:
         """Return the tokens of session and device that the browser has; doubled ones are none."""
         tokens = []
@@ -141,6 +153,8 @@ class Exchange:
         if self.used_credential:
             marks.append((b"cache-control", b"no-store"))
             headers = [each for each in headers if each[0].lower() != b"cache-control"]
+        if self.status == HTTPStatus.NO_CONTENT:  # FastAPI calls even nothing JSON
+            headers = [each for each in headers if each[0].lower() != b"content-type"]
         if self.new_cookies:
             marks += [(b"set-cookie", cookie.encode()) for cookie in self.new_cookies]
         elif self.drops_cookie:

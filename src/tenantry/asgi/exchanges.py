@@ -12,10 +12,12 @@ from time import perf_counter
 from typing import Any, Final
 
 from tenantry.asgi.answers import answer, cause_of
+from tenantry.asgi.callers import needs_caller, route_of
 from tenantry.asgi.credentials import is_cross_site
 from tenantry.asgi.door import Door
 from tenantry.asgi.exchange import Exchange, Scope
 from tenantry.asgi.problems import Problem, problem_of
+from tenantry.errors import TenantryError
 
 __all__ = ["Exchanges"]
 
@@ -33,8 +35,13 @@ _LOCAL: Final = re.compile(
 )
 
 
-class _BodyTooLongError(Exception):
+class _BodyRefusedError(Exception):
     """Goes through the application, to where the answer is given."""
+
+    def __init__(self, problem: Problem, cause: Exception | None = None) -> None:
+        super().__init__(problem.status)
+        self.problem = problem
+        self.cause = cause
 
 
 class _ClientGoneError(OSError):
@@ -44,9 +51,9 @@ class _ClientGoneError(OSError):
 class Exchanges:
     """The middleware around an application.
 
-    It refuses what comes from other sites, and bodies that are too long; gives each request an id
-    and a record in the log; and answers where the application fails. That a client has gone away
-    is no failure: nothing is answered then.
+    It refuses what comes from other sites, bodies that are too long, and those of strangers where
+    the route asks for a caller; gives each request an id and a record in the log; and answers where
+    the application fails. That a client has gone away is no failure: nothing is answered then.
 
     Args:
         app: The application.
@@ -71,9 +78,9 @@ class Exchanges:
         try:
             await self._serve(scope, exchange, receive, sending)
             await sending.end()
-        except _BodyTooLongError:
-            exchange.is_too_long = False
-            await _answer(scope, exchange, Problem(413), sending.now)
+        except _BodyRefusedError as error:
+            exchange.refused = None
+            await _answer(scope, exchange, error.problem, sending.now, cause=error.cause)
         except self._left:
             _log.debug("the client has gone away, request %s", exchange.request_id)
         except Exception as error:
@@ -92,7 +99,7 @@ class Exchanges:
             await _answer(scope, exchange, refused, send)
             return
         if scope["type"] == "http":  # also where a length is given: what is sent may be another
-            receive = _limited(receive, exchange)
+            receive = _guarded(receive, scope, exchange)
         await self._app(scope, receive, send)
 
 
@@ -125,8 +132,8 @@ class _Sending:
     async def now(self, message: Message) -> None:
         exchange = self._exchange
         if message["type"] == "http.response.start":
-            if exchange.is_too_long:
-                raise _BodyTooLongError  # where a framework has made something else of it
+            if exchange.refused is not None:
+                raise exchange.refused  # where a framework has made something else of it
             exchange.status = message["status"]
             message["headers"] = exchange.marked(message.get("headers", ()))
         try:
@@ -177,29 +184,40 @@ def _is_local(scope: Scope, hosts: Sequence[bytes]) -> bool:
     return near and not is_forwarded and all(_LOCAL.fullmatch(host) for host in hosts)
 
 
-def _limited(receive: Receive, exchange: Exchange) -> Receive:
-    received = 0
+def _guarded(receive: Receive, scope: Scope, exchange: Exchange) -> Receive:
+    received: int | None = None
 
-    async def limited() -> Message:
+    async def guarded() -> Message:
         nonlocal received
+        if received is None:
+            received = 0
+            await _require_caller(scope, exchange)
         message = await receive()
         received += len(message.get("body", b""))
         if received > exchange.most_bytes:
-            exchange.is_too_long = True
-            raise _BodyTooLongError
+            exchange.refused = _BodyRefusedError(Problem(413))
+            raise exchange.refused
         return message
 
-    return limited
+    return guarded
+
+
+async def _require_caller(scope: Scope, exchange: Exchange) -> None:
+    # FastAPI would read and parse the whole body before it asks who sends it.
+    if needs_caller(scope):
+        try:
+            await exchange.caller()
+        except TenantryError as error:
+            exchange.refused = _BodyRefusedError(problem_of(error) or Problem(500), error)
+            raise exchange.refused from error
 
 
 def _record(scope: Scope, exchange: Exchange, seconds: float) -> None:
-    # The route's template and not the path: a path may hold a token, as a query may. FastAPI keeps
-    # the whole one, with all prefixes, in a place of its own since it includes routers lazily.
-    route = scope.get("fastapi", {}).get("effective_route_context") or scope.get("route")
     principal = exchange.principal
     fields = {
         "method": scope.get("method", "WEBSOCKET"),
-        "route": getattr(route, "path", None),
+        # The route's template and not the path: a path may hold a token, as a query may.
+        "route": getattr(route_of(scope), "path", None),
         "status": exchange.status,
         "duration_ms": round(seconds * 1000, 2),
         "tenant_id": None if principal is None else str(principal.tenant_id),

@@ -51,6 +51,7 @@ _SCHEMA: Final[dict[str, Any]] = {
         },
     },
 }
+_SENT_AWAY: Final = {"description": "To the sign-in page, for a browser that is not signed in."}
 _SCHEMES: Final = {
     "session": ("sessionCookie", "sessionToken"),
     "api_key": ("apiKey", "apiKeyHeader"),
@@ -82,6 +83,8 @@ def document(spec: dict[str, Any], door: Door) -> dict[str, Any]:
         for method in _METHODS & item.keys():
             unsafe = () if method in _SAFE else _UNSAFE
             _document_operation(item[method], {*refusals, *unsafe})
+            if door.settings.sign_in_page is not None and item[method].get("security"):
+                item[method]["responses"].setdefault("303", _SENT_AWAY)
     return spec
 
 

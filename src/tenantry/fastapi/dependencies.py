@@ -14,7 +14,7 @@ from tenantry.asgi import Door, Exchange
 from tenantry.asgi.callers import rank_of
 from tenantry.asgi.openapi import SCHEME
 from tenantry.auth import Principal
-from tenantry.errors import AuthenticationError, ConfigurationError
+from tenantry.errors import ConfigurationError
 from tenantry.schema.users import UserRole
 from tenantry.tenancy.sessions import TenantSession
 
@@ -36,11 +36,11 @@ class _Scheme(SecurityBase):
         self.model = HTTPBearer()
         self.scheme_name = SCHEME + "|".join(kinds)
         self.kinds = kinds
+        self.needs_caller = "none" not in kinds
 
     async def find(self, exchange: Exchange) -> Principal | None:
-        principal = await exchange.authenticate(optional="none" in self.kinds)
-        if principal is None and "none" not in self.kinds:
-            raise AuthenticationError("Nobody is signed in. Sign in, or send a token or API key.")
+        found = exchange.caller() if self.needs_caller else exchange.authenticate(optional=True)
+        principal = await found
         if principal is not None and principal.kind not in self.kinds:
             raise HTTPException(403, f"A credential of another kind is needed: {self.kinds[0]}.")
         return principal

@@ -15,8 +15,10 @@ from tenantry.testing.requesting import (
     Rows,
     accepts,
     candidates,
+    ids_by_name,
     is_cursor,
     is_meant,
+    json_text,
     messages_for,
 )
 
@@ -41,6 +43,8 @@ _FIELDS: Final = (
     *("account_id", "account", "workspace_id", "workspace", "customer_id", "company_id", "company"),
 )
 _TENANTS: Final = (("tenants", "id"), ("tenants", "slug"))
+_MEDIA: Final = ("application/json", "text/csv", "text/html")
+"""What answers are asked for to be, where a browser or a program might."""
 _EACH: Final = 2
 """Values that are tried in a slot whose meaning is known; where it is not, more."""
 _UNKNOWN: Final = 6
@@ -88,9 +92,12 @@ def attacks_on(
         yield from _each_in(operation, slot, base, theirs)
     yield from _pages(operation, base, mine)
     yield from _searches(operation, base)
+    yield from _in_json(operation, base, theirs)
     yield from _choices(operation, base)
     yield from _taken(operation, base, theirs)
+    yield from _in_other_forms(operation, base, theirs)
     yield from _undeclared(operation, base, theirs, host or "{slug}.testserver")
+    yield from _undeclared_ids(operation, base, theirs)
 
 
 def _all_at_once(known: list[Slot], base: Filled, theirs: Rows) -> Iterator[Attack]:
@@ -147,15 +154,41 @@ def _ends(values: list[Any]) -> list[Any]:
 
 def _said(operation: Operation, base: Filled, theirs: Rows) -> Attack:
     """Return a conversation about what is the first tenant's."""
-    controls = (
-        {origin: [random_like(each) for each in values] for origin, values in theirs.items()}
-        for _ in range(2)
-    )
+    controls = (_nobodys(theirs) for _ in range(2))
     return Attack(
         "messages with ids of the other tenant",
         replace(base, messages=messages_for(theirs, operation.messages)),
         tuple(replace(base, messages=messages_for(e, operation.messages)) for e in controls),
     )
+
+
+def _nobodys(rows: Rows) -> Rows:
+    return {origin: [random_like(each) for each in values] for origin, values in rows.items()}
+
+
+def _in_json(operation: Operation, base: Filled, theirs: Rows) -> Iterator[Attack]:
+    """Yield requests with ids within JSON in a parameter, as filters are often sent."""
+    for slot in operation.slots:
+        if slot.where == "query" and _is_text(slot):
+            made, *others = (
+                base.but(slot, json_text(operation, slot, rows), ("", ""))
+                for rows in (theirs, _nobodys(theirs), _nobodys(theirs))
+            )
+            yield Attack(f"{slot} = JSON with ids of the other tenant", made, tuple(others))
+
+
+def _in_other_forms(operation: Operation, base: Filled, theirs: Rows) -> Iterator[Attack]:
+    """Yield requests for other media types: each may be made by a query of its own."""
+    if not operation.is_safe:
+        return
+    named = base
+    for slot, origin in base.origins.items():
+        if origin in theirs:
+            named = named.but(slot, theirs[origin][0], origin)
+    for media in _MEDIA:
+        for filled in (base,) if named is base else (base, named):
+            headers = {**filled.headers, "Accept": media}
+            yield Attack(f"header Accept = {media}", replace(filled, headers=headers))
 
 
 def _pages(operation: Operation, base: Filled, mine: Rows) -> Iterator[Attack]:
@@ -249,6 +282,28 @@ def _undeclared(operation: Operation, base: Filled, theirs: Rows, host: str) -> 
     theirs_alone = host.format(slug=theirs["tenants", "slug"][0])
     headers = dict.fromkeys(("Host", "X-Forwarded-Host"), theirs_alone)
     yield Attack("the other tenant's host name", replace(base, headers=headers))
+
+
+def _undeclared_ids(operation: Operation, base: Filled, theirs: Rows) -> Iterator[Attack]:
+    """Yield requests with an id of each table where nothing is declared: parameters and headers."""
+    declared = {slot.name.lower() for slot in operation.slots}
+    ids = {one: each for one, each in ids_by_name(theirs).items() if one != "tenant"}
+    query = {f"{one}_id": each for one, each in ids.items()}
+    headers = {f"X-{one.replace('_', '-').title()}-ID": each for one, each in ids.items()}
+    query, headers = (
+        {name: each for name, each in given.items() if name.lower() not in declared}
+        for given in (query, headers)
+    )
+    if query:
+        yield Attack(
+            f"undeclared query parameters such as {next(iter(query))} = ids of the other tenant",
+            replace(base, query={**base.query, **query}),
+        )
+    if headers:
+        yield Attack(
+            f"undeclared headers such as {next(iter(headers))} = ids of the other tenant",
+            replace(base, headers={**base.headers, **headers}),
+        )
 
 
 def _name(origin: Origin) -> str:

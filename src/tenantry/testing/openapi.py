@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -12,6 +13,7 @@ from uuid import uuid4
 from tenantry.testing.markers import new_marker
 
 __all__ = [
+    "KEY",
     "SOCKET",
     "Operation",
     "Schemas",
@@ -24,12 +26,16 @@ __all__ = [
 SOCKET: Final = "WEBSOCKET"
 """The method of an operation that is none of HTTP's."""
 
+KEY: Final = "*"
+"""What a key is called in the path of a field, where the keys of an object are values."""
+
 _METHODS: Final = ("get", "head", "post", "put", "patch", "delete")
 _SAFE: Final = frozenset({"GET", "HEAD"})
 _DOOR: Final = "x-tenantry-door"
 """Marks the routes of signing in, which tenantry's own tests look at."""
 _KEYS: Final = {"apiKey", "apiKeyHeader"}
 """The schemes of the door for programs."""
+_JSON: Final = "application/json"
 _DEEPEST: Final = 4
 _LONGEST_CHAIN: Final = 20
 _PATH_PARAMETER: Final = re.compile(r"\{(\w+)(?::\w+)?\}")
@@ -161,9 +167,14 @@ class Schemas:
             return [self.value(items, complete=complete, depth=depth + 1) for _ in range(count)]
         if kind in {"integer", "number"}:
             return _number(schema)
-        if kind == "boolean":
-            return False
-        return None if kind == "null" else _text(schema)
+        if kind in {"boolean", "null"}:
+            return False if kind == "boolean" else None
+        is_json = _JSON in str(schema.get("contentMediaType"))
+        return self._json(schema, complete, depth) if is_json else _text(schema)
+
+    def _json(self, schema: Mapping[str, Any], complete: bool, depth: int) -> str:
+        inner = schema.get("contentSchema", {"type": "object"})
+        return json.dumps(self.value(inner, complete=complete, depth=depth + 1))
 
     def _object(self, schema: Mapping[str, Any], complete: bool, depth: int) -> dict[str, Any]:
         required = schema.get("required", [])
@@ -180,9 +191,15 @@ class Schemas:
     def references(self, schema: Any, prefix: str = "", depth: int = 0) -> Iterator[Slot]:
         """Yield the fields of a body that may name something, such as a tenant or a row.
 
-        An element of a list has its number for a name: ``lines.0.widget_id``.
+        An element of a list has its number for a name: ``lines.0.widget_id``; a key of an object
+        that may have any has `KEY`: ``counts.*``.
         """
         schema = self.resolve(schema)
+        values = schema.get("additionalProperties")
+        if values and "properties" not in schema:
+            of_keys = self.resolve(schema.get("propertyNames", {}))
+            key = {"type": "string", **of_keys, "additionalProperties": values}
+            yield Slot("body", f"{prefix}{KEY}", key, False)
         if schema.get("type") == "array" and depth < _DEEPEST:
             item = self.resolve(schema.get("items", {}))
             if item.get("format") == "uuid":
@@ -201,7 +218,9 @@ def is_reference(name: str, schema: Mapping[str, Any]) -> bool:
     """Return whether a parameter or field of this name and type names something that is stored."""
     if schema.get("enum") or schema.get("type") in {"boolean", "object"}:
         return False
-    return schema.get("format") == "uuid" or _REFERENCE.search(name.replace("-", "_")) is not None
+    if schema.get("format") == "uuid" or name.endswith(KEY):
+        return True
+    return _REFERENCE.search(name.replace("-", "_")) is not None
 
 
 def _number(schema: Mapping[str, Any]) -> Any:
@@ -249,6 +268,14 @@ def read_operations(document: Mapping[str, Any], *, below: str = "") -> list[Ope
     return found
 
 
+def _as_text(parameter: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the schema of a parameter that is declared by what it contains, such as JSON."""
+    for media, content in parameter.get("content", {}).items():
+        inner = content.get("schema", {})
+        return {"type": "string", "contentMediaType": media, "contentSchema": inner}
+    return {}
+
+
 def slots_of_path(path: str) -> dict[tuple[str, str], Slot]:
     """Return a slot for each parameter of a path, by place and name."""
     names = _PATH_PARAMETER.findall(path)
@@ -262,7 +289,7 @@ def _operation(
     for each in (*shared, *declared.get("parameters", [])):
         parameter = schemas.resolve(each)
         where, name = str(parameter.get("in")), str(parameter.get("name"))
-        schema = schemas.resolve(parameter.get("schema", {}))
+        schema = schemas.resolve(parameter.get("schema", _as_text(parameter)))
         slots[where, name] = Slot(where, name, schema, bool(parameter.get("required")))
     accepted = {name for each in declared.get("security", []) for name in each or [""]}
     by_key = accepted == _KEYS

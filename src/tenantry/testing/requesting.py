@@ -12,7 +12,7 @@ from urllib.parse import quote
 from uuid import UUID
 
 from tenantry.testing.markers import new_marker
-from tenantry.testing.openapi import Operation, Slot, is_reference
+from tenantry.testing.openapi import KEY, Operation, Slot, is_reference
 from tenantry.testing.planting import Snapshot
 
 __all__ = [
@@ -22,8 +22,10 @@ __all__ = [
     "accepts",
     "candidates",
     "fillings",
+    "ids_by_name",
     "is_cursor",
     "is_meant",
+    "json_text",
     "mentioned",
     "messages_for",
     "named_in",
@@ -94,14 +96,39 @@ def messages_for(rows: Rows, given: Sequence[str] = ()) -> tuple[str, ...]:
     """
     if given:
         return tuple(_PLACE.sub(lambda found: _value(rows, found), each) for each in given)
-    ids = {table: str(values[-1]) for (table, column), values in rows.items() if column == "id"}
-    named = {name: each for t, each in ids.items() for name in (singular(t), f"{singular(t)}_id")}
+    ids = ids_by_name(rows)
+    named = {name: each for one, each in ids.items() for name in (one, f"{one}_id")}
     texts = dict.fromkeys(_TEXTS, new_marker())
     objects = [
         {"type": "subscribe", **texts, **named, **dict.fromkeys(_ADDRESSES, each)}
         for each in ids.values()
     ]
     return (*(json.dumps(each) for each in objects), *ids.values())
+
+
+def ids_by_name(rows: Rows) -> dict[str, str]:
+    """Return an id of each table, by what one of its rows is called."""
+    return {singular(t): str(values[-1]) for (t, name), values in rows.items() if name == "id"}
+
+
+def json_text(operation: Operation, slot: Slot, rows: Rows) -> str:
+    """Return JSON that names rows, for a parameter: as is declared for it, or an id of each table.
+
+    Args:
+        operation: Whose parameter it is.
+        slot: The parameter.
+        rows: Whose rows to name.
+    """
+    schema = slot.schema.get("contentSchema")
+    if not schema:
+        return json.dumps({f"{one}_id": each for one, each in ids_by_name(rows).items()})
+    made = operation.schemas.value(schema, complete=True)
+    for each in operation.schemas.references(schema):
+        found = [value for value, _ in candidates(operation, each, rows, newest=1)]
+        if found:
+            several = each.schema.get("type") == "array"
+            _fill(operation, made, each, found if several else found[0])
+    return json.dumps(_plain(made))
 
 
 def _value(rows: Rows, place: re.Match[str]) -> str:
@@ -236,6 +263,8 @@ def fillings(operation: Operation, rows: Rows, fixed: Mapping[str, Any]) -> Iter
         found = [(slot, *each) for each in candidates(operation, slot, rows)]
         if slot.where == "path" or not found:
             made = operation.schemas.value(slot.schema, complete=True)
+            if "contentSchema" in slot.schema:
+                made = json_text(operation, slot, rows)
             if slot.required:
                 found.append((slot, made, ("", "")))
         if found:
@@ -292,7 +321,7 @@ def _body(operation: Operation, filled: Filled) -> dict[str, Any]:
     if isinstance(body, dict | list):
         for slot, value in filled.values.items():
             if slot.where == "body":
-                _put(body, slot.name.split("."), value)
+                _fill(operation, body, slot, value)
     if isinstance(body, dict):
         body |= filled.body
     if "json" in operation.media:
@@ -305,6 +334,14 @@ def _body(operation: Operation, filled: Filled) -> dict[str, Any]:
         contents = ((n, e) for n in sorted(files) for e in _listed(body[n]))
         made["files"] = [(n, (f"{n}.txt", str(each).encode())) for n, each in contents]
     return made
+
+
+def _fill(operation: Operation, body: Any, slot: Slot, value: Any) -> None:
+    names = slot.name.split(".")
+    if names[-1] == KEY:
+        names[-1] = str(value)
+        value = operation.schemas.value(slot.schema["additionalProperties"], complete=True)
+    _put(body, names, value)
 
 
 def _put(body: Any, names: list[str], value: Any) -> None:
