@@ -82,6 +82,46 @@ async def test_a_session_goes_from_sign_in_to_sign_out(site: Site) -> None:
     assert (await client.post("/auth/sign-out")).status_code == 204
 
 
+async def test_whoever_signs_out_is_signed_out(site: Site, tenants: TenantPair) -> None:
+    """Each session that the request shows has ended, beside another credential and doubled too."""
+    key = (await site.auth.issue_api_key(tenants.a.id)).key
+
+    async def is_open(token: str) -> bool:
+        kept = site.client(Authorization=f"Bearer {token}")
+        return (await kept.get("/auth/session")).status_code == 200
+
+    for beside in ({"X-API-Key": key}, {"X-API-Key": "x"}, {"Authorization": "Bearer x"}):
+        client = await site.signed_in()
+        token = client.cookies["__Host-session"]
+        assert (await client.post("/auth/sign-out", headers=beside)).status_code == 204
+        assert not await is_open(token), beside
+    shown = [(await site.signed_in()).cookies["__Host-session"] for _ in range(3)]
+    cookie = "; ".join(f"__Host-session={token}" for token in shown[:2])
+    client = site.client(Cookie=cookie, Authorization=f"Bearer {shown[2]}")
+    assert (await client.post("/auth/sign-out")).status_code == 204
+    assert [await is_open(token) for token in shown] == [False] * 3
+    shown = [(await site.signed_in()).cookies["__Host-session"] for _ in range(2)]
+    cookie = "; ".join(f"__Host-session={token}" for token in shown)
+    assert (await sign_in(site.client(Cookie=cookie, Origin=SITE))).status_code == 200
+    assert [await is_open(token) for token in shown] == [False] * 2
+
+
+async def test_a_sign_out_looks_for_few_sessions(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Strangers cannot have the database asked for each of the cookies that fit into a header."""
+    asked: list[str] = []
+
+    async def sign_out(token: str, **_: object) -> bool:
+        asked.append(token)
+        return False
+
+    monkeypatch.setattr(site.auth, "sign_out", sign_out)
+    cookie = "; ".join(f"__Host-session={uuid4()}.{'x' * 22}.{'x' * 43}" for _ in range(100))
+    assert (await site.client(Cookie=cookie, Origin=SITE).post("/auth/sign-out")).status_code == 204
+    assert 1 < len(asked) < 10
+
+
 async def test_a_session_cannot_be_fixed(site: Site) -> None:
     """Sign-in gives a new token, whatever the browser had; that session ends."""
     first = await site.signed_in()

@@ -116,9 +116,9 @@ class Door:
         """
         exchange = Exchange.of(request.scope)
         exchange.used_credential = True  # nobody is to store the answer, whatever it says
-        replaces = None
+        old: list[str] = []
         if transport == "cookie":
-            replaces, device_token = exchange.cookies()
+            old, device_token = exchange.cookies()
         try:
             signed_in = await self.auth.sign_in(
                 await self.tenant(request, tenant),
@@ -127,18 +127,19 @@ class Door:
                 address=self.settings.client_address(request),
                 user_agent=request.headers.get("user-agent"),
                 device_token=device_token,
-                replaces=replaces,
+                replaces=old[0] if old else None,
             )
         except TenantUnknownError:
             await self.auth.refuse_sign_in(password)
-        if replaces is not None and not replaces.startswith(f"{signed_in.user.tenant_id}."):
-            await self._end(request, replaces)  # another tenant's, which the sign-in left alone
+        for number, token in enumerate(old):
+            if number or not token.startswith(f"{signed_in.user.tenant_id}."):
+                await self._end(request, token)  # which the sign-in left alone, as another tenant's
         if transport == "cookie":
             exchange.new_cookies = self._cookies_of(signed_in)
         return signed_in
 
     async def sign_out(self, request: Any) -> None:
-        """End the session that a request shows, if it shows one, and delete the cookie.
+        """End each session that a request shows, by cookie or bearer token, and delete the cookie.
 
         Args:
             request: The framework's.
@@ -148,7 +149,7 @@ class Door:
         """
         exchange = Exchange.of(request.scope)
         exchange.used_credential = True
-        if (token := exchange.session_token()) is not None:
+        for token in exchange.session_tokens():
             await self._end(request, token)
         exchange.drops_cookie = True
 

@@ -7,7 +7,12 @@ from collections.abc import MutableMapping, Sequence
 from random import getrandbits
 from typing import TYPE_CHECKING, Any, Final
 
-from tenantry.asgi.credentials import has_header, read_credential, read_headers
+from tenantry.asgi.credentials import (
+    bearer_tokens,
+    has_header,
+    read_credential,
+    read_headers,
+)
 from tenantry.auth import Principal
 from tenantry.errors import ConfigurationError, InvalidTokenError
 
@@ -21,6 +26,9 @@ Scope = MutableMapping[str, Any]
 _MOST_TO_SIGN_IN: Final = 64 * 1024
 """Bytes of a body that strangers may send to the routes of signing in. To look through ten
 megabytes of unknown fields takes seconds."""
+_MOST_SESSIONS: Final = 4
+"""Of a kind that a request may have ended. Strangers may send as many as fit into its headers, and
+the database is asked for each."""
 _HEALTH: Final = frozenset({"/healthz", "/readyz"})
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{8,64}")
 
@@ -117,23 +125,20 @@ class Exchange:
                 raise
         return self.principal
 
-    def cookies(self) -> tuple[str | None, str | None]:
-        """Return the tokens of session and device that the browser has; doubled ones are none."""
-        tokens = []
-        for cookie in (self.door.cookie, self.door.device_cookie):
-            try:
-                tokens.append(cookie.read(self.headers))
-            except InvalidTokenError:
-                tokens.append(None)
-        return tokens[0], tokens[1]
+    def cookies(self) -> tuple[list[str], str | None]:
+        """Return the tokens of sessions and device that the browser has; a doubled device is none.
 
-    def session_token(self) -> str | None:
-        """Return the token of the session that the request shows, if it shows one."""
+        Of sessions there is one, but where something else has planted another beside it.
+        """
+        sessions = self.door.cookie.read_all(self.headers)[:_MOST_SESSIONS]
         try:
-            credential = read_credential(self.headers, self.door.cookie)
+            return sessions, self.door.device_cookie.read(self.headers)
         except InvalidTokenError:
-            return None
-        return credential.text if credential and credential.kind != "api_key" else None
+            return sessions, None
+
+    def session_tokens(self) -> list[str]:
+        """Return the tokens that the request shows, whatever other credential is beside them."""
+        return [*bearer_tokens(self.headers)[:_MOST_SESSIONS], *self.cookies()[0]]
 
     def marked(self, headers: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
         """Return the headers of the answer with what is ours."""

@@ -72,7 +72,7 @@ async def sign_in(body: bodies.SignIn, visit: Visit) -> bodies.NewSession:
 
 @signing_in.post("/sign-out", status_code=204)
 async def sign_out(visit: Visit) -> None:
-    """End this session. Whoever has none is signed out already."""
+    """End the session that the request shows. Whoever has none is signed out already."""
     await visit.door.sign_out(visit.request)
 
 
