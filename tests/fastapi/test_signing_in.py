@@ -342,6 +342,17 @@ async def test_guessing_is_throttled(site: Site) -> None:
     assert int(response.headers["retry-after"]) > 0
 
 
+async def test_development_serves_pages_of_other_servers_at_home(
+    urls: Urls, tenants: TenantPair
+) -> None:
+    """Those of another port of this machine, and those that the application trusts by name."""
+    trusted = "http://desk.test:5173"
+    async with running(urls, insecure_http=True, trusted_origins=[trusted]) as site:
+        for origin in ("http://localhost:5173", "https://desk.localhost", trusted):
+            client = site.client(base="http://localhost:8000", Origin=origin)
+            assert (await client.get("/healthz")).status_code == 204, origin
+
+
 async def test_development_over_plain_http_says_so_and_stays_at_home(
     urls: Urls, tenants: TenantPair, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -362,6 +373,12 @@ async def test_development_over_plain_http_says_so_and_stays_at_home(
         # What a proxy on this machine sends, and a client of which it says what it likes.
         for name in ("X-Forwarded-For", "X-Forwarded-Proto", "Forwarded", "Via"):
             assert (await client.get("/healthz", headers={name: "127.0.0.1"})).status_code == 403
+        # A proxy that says nothing, as nginx by itself: the browser's page tells where it is.
+        for method in ("GET", "POST"):
+            for origin in ("https://desk.example.com", "null", "http://localhost.evil.example"):
+                page = {"Origin": origin, "Sec-Fetch-Site": "same-origin"}
+                answer = await client.request(method, "/auth/sign-in", headers=page)
+                assert answer.status_code == 403, (method, origin)
         odd = httpx.ASGITransport(site.app, client=("unknown", 1))
         async with httpx.AsyncClient(transport=odd, base_url="http://localhost") as stranger:
             assert (await stranger.get("/healthz")).status_code == 403
