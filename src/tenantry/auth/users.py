@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from ipaddress import IPv4Address, IPv6Address
-from typing import Any, Final, get_args
+from typing import Any, get_args
 from uuid import UUID
 
 from sqlalchemy import delete, func, select
@@ -16,6 +16,7 @@ from tenantry.auth.core import Core, as_user_id, user_info
 from tenantry.auth.device_sessions import end_sessions
 from tenantry.auth.emails import canonical_email
 from tenantry.auth.events import EventKind
+from tenantry.auth.names import check_name, name_from
 from tenantry.auth.origins import NOWHERE, Origin
 from tenantry.auth.passwords import check_new, prepare
 from tenantry.auth.principals import UserInfo
@@ -31,14 +32,10 @@ from tenantry.errors import (
     UserUnknownError,
 )
 from tenantry.schema import AuthSession, SingleUseToken, Tenant, User
-from tenantry.schema.types import check_text
 from tenantry.schema.users import UserRole
 from tenantry.tenancy.sessions import TenantSession
 
-__all__ = ["Users", "check_name"]
-
-_NAME_BYTES: Final = 200
-"""As in the column ``users.name``."""
+__all__ = ["Users"]
 
 
 class Users(Core):
@@ -72,7 +69,7 @@ class Users(Core):
         """
         canonical = canonical_email(email)
         _check_role(role)
-        name = canonical.partition("@")[0] if name is None else name
+        name = name_from(canonical) if name is None else name
         check_name(name)
         hashed = None
         if password is not None:
@@ -80,8 +77,7 @@ class Users(Core):
                 known = await self._known_of(tx, canonical, name)
             hashed = await self._hash_new(password, known)
         async with self._transaction(tenant_id) as tx:
-            user = await _insert(tx, email=canonical, name=name, role=role, hashed_password=hashed)
-            await self._record(tx, "registered", user_id=user.id, role=role)
+            user = await self._add_user(tx, canonical, name=name, role=role, hashed_password=hashed)
             return user_info(user)
 
     async def users(self, tenant_id: UUID | str) -> list[UserInfo]:
@@ -271,6 +267,25 @@ class Users(Core):
             await self._record(tx, "user_deleted", user_id=user.id)
             await tx.execute(delete(User).where(User.id == user.id))
 
+    async def _add_user(
+        self,
+        tx: TenantSession,
+        email: str,
+        *,
+        name: str,
+        role: UserRole = "member",
+        hashed_password: str | None = None,
+    ) -> User:
+        """Add a user of whom all is checked, and note it.
+
+        Raises:
+            ConflictError: The tenant has a user with this email.
+            InvalidValueError: A constraint of the database's refuses the user.
+        """
+        user = await _insert(tx, email=email, name=name, role=role, hashed_password=hashed_password)
+        await self._record(tx, "registered", user_id=user.id, role=role)
+        return user
+
     async def _known_of(self, tx: TenantSession, email: str, name: str) -> list[str]:
         """Return what an attacker knows, and a password must not be made of."""
         tenant = (await tx.execute(select(Tenant.name, Tenant.slug))).one_or_none()
@@ -368,15 +383,6 @@ async def _void_tokens(tx: TenantSession, user_id: UUID) -> None:
     the owner of a new password out.
     """
     await tx.execute(delete(SingleUseToken).where(SingleUseToken.user_id == user_id))
-
-
-def check_name(name: str) -> None:
-    """Refuse what cannot be a user's name.
-
-    Raises:
-        InvalidValueError: It is no text, empty, or too long.
-    """
-    check_text(name, max_bytes=_NAME_BYTES, where="the name")
 
 
 def _check_role(role: object) -> None:
