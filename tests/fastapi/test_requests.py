@@ -333,3 +333,7 @@ async def test_applications_do_not_share_anything(urls: Urls, tenants: TenantPai
             client: httpx.AsyncClient = await site.signed_in("eve@acme.example")
             jars.append({name for name in client.cookies if "device" not in name})
         assert jars == [{"__Host-session"}, {"__Host-other"}]
+        # But for what is in the database, as the threat model says.
+        token = client.cookies["__Host-other"]
+        answer = await one.client(Cookie=f"__Host-session={token}").get("/api/widgets")
+        assert answer.status_code == 200
