@@ -332,6 +332,30 @@ async def test_passwords_are_changed_and_reset(site: Site) -> None:
     assert len(site.mails) == 2
 
 
+async def test_a_copy_of_the_cookie_ends_with_the_password(site: Site) -> None:
+    """Whoever has stolen it is out; the browser goes on, in the same session, with a new one."""
+    client = await site.signed_in()
+    before = client.cookies["__Host-session"]
+    ids = {(await client.get("/auth/session")).json()["session_id"]}
+    changed = await client.post("/auth/password", json={"current": PASSWORD, "new": NEW})
+    assert changed.status_code == 204
+    assert cookies(changed)["__Host-session"]["httponly"] is True
+    assert client.cookies["__Host-session"] != before
+    ids.add((await client.get("/auth/session")).json()["session_id"])
+    assert len(ids) == 1
+    thief = site.client(Cookie=f"__Host-session={before}")
+    assert (await thief.get("/auth/session")).status_code == 401
+
+
+async def test_a_bearer_token_stays_when_the_password_changes(site: Site) -> None:
+    """The answer has no place for another: who wants one signs in again."""
+    token = (await sign_in(site.client(), transport="bearer")).json()["token"]
+    app = site.client(Authorization=f"Bearer {token}")
+    changed = await app.post("/auth/password", json={"current": PASSWORD, "new": NEW})
+    assert (changed.status_code, "set-cookie" in changed.headers) == (204, False)
+    assert (await app.get("/auth/session")).status_code == 200
+
+
 async def test_guessing_is_throttled(site: Site) -> None:
     """429 with Retry-After, by the account."""
     client = site.client()

@@ -8,11 +8,12 @@ from contextlib import asynccontextmanager
 from typing import Any, Final, Literal, NamedTuple
 from uuid import UUID
 
+from tenantry.asgi.callers import user_of
 from tenantry.asgi.credentials import Cookie, check_origins
 from tenantry.asgi.exchange import Exchange
 from tenantry.asgi.readiness import Readiness
 from tenantry.asgi.settings import DoorSettings
-from tenantry.auth import Auth, SignedIn
+from tenantry.auth import Auth, Principal, SignedIn
 from tenantry.auth.tenants import TenantFinder, slug_of_host
 from tenantry.database import Database
 from tenantry.errors import ConfigurationError, TenantUnknownError
@@ -153,6 +154,35 @@ class Door:
             await self._end(request, token)
         exchange.drops_cookie = True
 
+    async def change_password(
+        self, request: Any, principal: Principal, *, current: str, new: str
+    ) -> None:
+        """Change the password of who is calling, and end the user's other sessions.
+
+        With a cookie, the answer sets another, and copies of the old one open nothing. A bearer
+        token stays: the answer has no place for another.
+
+        Args:
+            request: The framework's.
+            principal: Who is calling, on a session.
+            current: The password of today.
+            new: The one to come.
+
+        Raises:
+            TenantryError: As `Auth.change_password` says.
+        """
+        exchange = Exchange.of(request.scope)
+        token = await self.auth.change_password(
+            *user_of(principal),
+            current,
+            new,
+            keep_session=principal.session_id,
+            new_token=not exchange.has_header,
+            address=self.settings.client_address(request),
+        )
+        if token is not None:
+            exchange.new_cookies = [self._session_cookie(token)]
+
     async def tenant(self, request: Any, named: str | None) -> UUID:
         """Return the tenant that somebody signs in to.
 
@@ -181,11 +211,14 @@ class Door:
             user_agent=request.headers.get("user-agent"),
         )
 
+    def _session_cookie(self, token: str) -> str:
+        return self.cookie.holding(token, lifetime=self.settings.profile.absolute_lifetime)
+
     def _cookies_of(self, signed_in: SignedIn) -> list[str]:
-        profile = self.settings.profile
+        lifetime = self.settings.profile.device_lifetime
         return [
-            self.cookie.holding(signed_in.token, lifetime=profile.absolute_lifetime),
-            self.device_cookie.holding(signed_in.device_token, lifetime=profile.device_lifetime),
+            self._session_cookie(signed_in.token),
+            self.device_cookie.holding(signed_in.device_token, lifetime=lifetime),
         ]
 
     def _require(self) -> _Opened:

@@ -96,6 +96,11 @@ class Exchange:
             raise ConfigurationError("This application has no door yet. Call install(app).")
         return found
 
+    @property
+    def has_header(self) -> bool:
+        """Whether the request shows a credential in a header, beside which a cookie is nothing."""
+        return has_header(self.headers)
+
     async def authenticate(self, *, optional: bool = False) -> Principal | None:
         """Return who is calling, looked up once; None where the request shows no credential.
 
@@ -109,7 +114,6 @@ class Exchange:
         if self.principal is not None:
             return self.principal
         self.used_credential = True
-        is_cookie = not has_header(self.headers)
         try:
             credential = read_credential(self.headers, self.door.cookie)
             if credential is None:
@@ -121,7 +125,7 @@ class Exchange:
         except InvalidTokenError:
             self.found_nobody = True
             # The cookie is not deleted: an answer that comes late would delete a newer one.
-            if not (optional and is_cookie):
+            if self.has_header or not optional:
                 raise
         return self.principal
 

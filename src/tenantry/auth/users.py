@@ -8,22 +8,20 @@ from typing import Any, get_args
 from uuid import UUID
 
 from sqlalchemy import delete, func, select
-from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.exc import IntegrityError
 
 from tenantry.auth import throttling
 from tenantry.auth.core import Core, as_user_id, user_info
-from tenantry.auth.device_sessions import end_sessions
+from tenantry.auth.device_sessions import end_sessions, give_new_token
 from tenantry.auth.emails import canonical_email
 from tenantry.auth.events import EventKind
 from tenantry.auth.names import check_name, name_from
+from tenantry.auth.new_users import insert_user
 from tenantry.auth.origins import NOWHERE, Origin
 from tenantry.auth.passwords import check_new, prepare
 from tenantry.auth.principals import UserInfo
 from tenantry.auth.tokens import read_id
 from tenantry.errors import (
     BusyError,
-    ConflictError,
     InvalidCredentialsError,
     InvalidValueError,
     LastOwnerError,
@@ -117,8 +115,9 @@ class Users(Core):
         new: str,
         *,
         keep_session: str | None = None,
+        new_token: bool = False,
         address: IPv4Address | IPv6Address | str | None = None,
-    ) -> None:
+    ) -> str | None:
         """Change a password that the user knows, and end the user's other sessions.
 
         Args:
@@ -127,7 +126,12 @@ class Users(Core):
             current: The password of today.
             new: The one to come.
             keep_session: The id of the session in which it is changed.
+            new_token: Whether that session gets another token, and copies of the old one open
+                nothing. The client has to be given it.
             address: The client's, for throttling and the audit trail.
+
+        Returns:
+            The new token, where one was wanted and the user has the session.
 
         Raises:
             InvalidCredentialsError: ``current`` is not the password.
@@ -174,6 +178,7 @@ class Users(Core):
             await self._put_password(
                 tx, user, hashed, "password_changed", keep_session=keep_session, origin=origin
             )
+            return await give_new_token(tx, id_, keep_session) if new_token else None
 
     async def set_password(
         self, tenant_id: UUID | str, user_id: UUID | str, new: str | None
@@ -282,7 +287,9 @@ class Users(Core):
             ConflictError: The tenant has a user with this email.
             InvalidValueError: A constraint of the database's refuses the user.
         """
-        user = await _insert(tx, email=email, name=name, role=role, hashed_password=hashed_password)
+        user = await insert_user(
+            tx, email=email, name=name, role=role, hashed_password=hashed_password
+        )
         await self._record(tx, "registered", user_id=user.id, role=role)
         return user
 
@@ -344,36 +351,6 @@ class Users(Core):
                 "This is the tenant's last owner who can sign in. Make somebody else an owner "
                 "first."
             )
-
-
-async def _insert(tx: TenantSession, **values: Any) -> User:
-    # ON CONFLICT, as a violation would quote the row, here and in the server's log.
-    made = (
-        insert(User)
-        .values(tenant_id=tx.tenant_id, **values)
-        .on_conflict_do_nothing(index_elements=["tenant_id", "email"])
-        .returning(User)
-    )
-    user, constraint = None, None
-    try:
-        user = await tx.scalar(made)
-    except IntegrityError as error:
-        constraint = str(getattr(_cause(error), "constraint_name", None))
-    # Outside of the handler, so that the driver's error does not hang on ours with the row.
-    if constraint is not None:
-        raise InvalidValueError(
-            f"The constraint {constraint} of the table users refuses this user. Change the email, "
-            "the name or the role."
-        )
-    if user is None:
-        raise ConflictError(
-            "The tenant has a user with this email already. Sign in, or reset the password."
-        )
-    return user
-
-
-def _cause(error: IntegrityError) -> BaseException | None:
-    return None if error.orig is None else error.orig.__cause__
 
 
 async def _void_tokens(tx: TenantSession, user_id: UUID) -> None:
