@@ -238,12 +238,17 @@ async def test_the_operator_never_becomes_the_administrator(db: Database, way: s
 
 @pytest.mark.parametrize(
     "statement",
-    ["SET ROLE NONE", "SET ROLE tenantry_app", "SET SESSION AUTHORIZATION tenantry_app"],
+    [
+        "SET ROLE NONE",
+        "SET ROLE tenantry_app",
+        "SET SESSION AUTHORIZATION tenantry_app",
+        "CREATE TEMPORARY TABLE tenants (id uuid)",
+    ],
 )
 async def test_the_next_operator_is_the_operator(
     urls: Urls, tenants: TenantPair, statement: str
 ) -> None:
-    """Whatever role the session before it has taken, on the same connection."""
+    """And sees the tables, whatever the session before it has left on the same connection."""
     settings = replace(urls.settings, pool_size=1, max_overflow=0)
     async with Database.connect(settings=settings) as db:
         async with db.operator(reason="test") as tx:

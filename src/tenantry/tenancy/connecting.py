@@ -130,7 +130,7 @@ async def _require_role(connection: asyncpg.Connection, role: str, place: str) -
             "must lead to PostgreSQL itself."
         )
     if (driver := bound(connection)) is not None:
-        driver.return_to_role()
+        driver.clean_thoroughly()
 
 
 async def is_pooled(url: URL, *, timeout_seconds: float = 10.0) -> bool:

@@ -19,8 +19,8 @@ _CLEANING: Final = "CLOSE ALL; UNLISTEN *; RESET ALL;"
 _ENDS: Final = frozenset({"COMMIT;", "ROLLBACK;"})
 
 # RESET ALL leaves the role as it is. The first of these forgets the role that the connection has
-# begun with, and the second leads back to it.
-_LEAVING_ROLES: Final = "RESET SESSION AUTHORIZATION; RESET ROLE;"
+# begun with, and the second leads back to it. A temporary table is found before a real one.
+_OPERATORS_CLEANING: Final = "RESET SESSION AUTHORIZATION; RESET ROLE; DISCARD TEMP;"
 
 _VECTOR_SCHEMA: Final = """
     SELECT n.nspname FROM pg_catalog.pg_extension e
@@ -59,12 +59,13 @@ class BoundConnection(asyncpg.Connection):
             return str(status)
         return str(await super().execute(query, *args, timeout=timeout))
 
-    def return_to_role(self) -> None:
-        """Have each transaction end in the role that the connection was opened with.
+    def clean_thoroughly(self) -> None:
+        """Have each transaction end in the role that the connection was opened with, too.
 
-        For whoever may become one that sees more. The application may not, and pays for nothing.
+        And without temporary tables: for whoever may take roles that see more, and make such
+        tables. The application may not, and pays for nothing.
         """
-        self.cleaning = _CLEANING + _LEAVING_ROLES
+        self.cleaning = _CLEANING + _OPERATORS_CLEANING
 
     async def exchange_vectors_in_binary(self) -> None:
         """Send and receive vectors in pgvector's own form, which takes half the time of text.
