@@ -129,7 +129,14 @@ async def test_what_cannot_be_a_user_is_refused_before_anything_is_hashed(
             lambda: auth.register(tenants.a.id, EMAIL, PASSWORD, role="root"),  # type: ignore[arg-type]
         ),
         (InvalidValueError, lambda: auth.register(tenants.a.id, EMAIL, PASSWORD, name="x" * 999)),
-        (InvalidValueError, lambda: auth.register(tenants.a.id, EMAIL, PASSWORD, name="a\0b")),
+        *(
+            (
+                InvalidValueError,
+                lambda name=name: auth.register(tenants.a.id, EMAIL, None, name=name),
+            )
+            # What is mailed to has a name that anybody may have chosen.
+            for name in ("a\0b", "Ada\r\nBcc: x@evil.example", "a\x1b[2J", "a\u2028b", "", " ")
+        ),
         (PasswordRefusedError, lambda: auth.register(tenants.a.id, EMAIL, "short")),
         (PasswordRefusedError, lambda: auth.register(tenants.a.id, EMAIL, "ada@acme.example")),
         (PasswordRefusedError, lambda: auth.register(tenants.a.id, EMAIL, "acmeacmeacme")),
@@ -256,6 +263,28 @@ async def test_a_password_is_changed_by_who_knows_it(
         "password_change_failed",
         "password_changed",
     ]
+
+
+async def test_the_session_that_is_kept_gets_another_token(auth: Auth, signed_in: SignedIn) -> None:
+    """For whom it is wanted: copies of the old one open nothing then. No other session does."""
+    user = signed_in.user
+    eve = await auth.register(user.tenant_id, "eve@acme.example", PASSWORD)
+    other = await auth.sign_in(user.tenant_id, "eve@acme.example", PASSWORD)
+    for keep in (None, "none", other.session.id):
+        assert await auth.change_password(
+            eve.tenant_id, user.id, PASSWORD, PASSWORD, keep_session=keep, new_token=True
+        ) is None  # fmt: skip
+    assert (await auth.validate(other.token)).user_id == eve.id
+    signed_in = await auth.sign_in(user.tenant_id, EMAIL, PASSWORD)
+    session = signed_in.session.id
+    token = await auth.change_password(
+        user.tenant_id, user.id, PASSWORD, OTHER, keep_session=session, new_token=True
+    )
+    assert token is not None
+    kept = await auth.validate(token)
+    assert (kept.session_id, kept.user_id) == (session, user.id)
+    with pytest.raises(InvalidTokenError):
+        await auth.validate(signed_in.token)
 
 
 async def test_without_a_session_to_keep_all_end(auth: Auth, signed_in: SignedIn) -> None:

@@ -120,6 +120,15 @@ fetch(%s, {method: 'POST', mode: 'no-cors', credentials: 'include', body: new UR
   .then(answer => answer.type, error => String(error))
 """
 
+HOLD = """
+(async () => {
+  const opened = window.open(%s);
+  if (!opened) throw new Error('no window was opened');
+  for (let left = 100; left && !opened.closed; left--) await new Promise(go => setTimeout(go, 50));
+  return !opened.closed;
+})()
+"""
+
 
 async def conversation_path(page: Page) -> str:
     path = "document.querySelector('main li a').getAttribute('href')"
@@ -152,6 +161,20 @@ async def test_pages_of_other_sites_change_nothing(site: Site, place: str) -> No
     async with page.loading():
         await page.evaluate(FORM % (target, json.dumps({"content": content})))
     assert await count_messages(site.urls, content) == 1
+
+
+@pytest.mark.parametrize("place", ["near", "far"])
+async def test_pages_of_other_sites_hold_no_window_of_the_desk(site: Site, place: str) -> None:
+    """Else they could turn it, when its user looks away, to a page that looks like signing in.
+
+    Nor is what they ask for brought to their own process.
+    """
+    page = await site.signed_in()
+    await page.goto(getattr(site, place))
+    url = json.dumps(f"{site.url}/knowledge?q=refund")
+    asked = "fetch(%s, {mode: 'no-cors', credentials: 'include'}).then(a => a.type, e => e.name)"
+    assert await page.evaluate(asked % url) == "TypeError"
+    assert await page.evaluate(HOLD % url) is False
 
 
 async def test_no_other_site_signs_a_browser_in_or_out(site: Site) -> None:

@@ -261,6 +261,8 @@ async def test_no_transaction_is_open_while_a_response_streams(
             "SELECT state FROM pg_stat_activity WHERE datname = current_database()"
             " AND usename = 'tenantry_app'"
         )
+        # What has begun goes on without the session, as the threat model says.
+        assert (await client.post("/auth/sign-out")).status_code == 204
         gate.set()
         assert (await messages.get())["body"] == b"['streamed']\n"
         await task

@@ -6,7 +6,6 @@ import logging
 from collections.abc import AsyncIterator
 from typing import Any, get_args
 
-import httpx
 import pytest
 from fastapi import APIRouter, FastAPI
 from starlette.routing import Match
@@ -376,8 +375,10 @@ async def test_applications_do_not_share_anything(urls: Urls, tenants: TenantPai
     async with running(urls) as one, running(urls, cookie_name="other") as two:
         assert one.app.state.tenantry is not two.app.state.tenantry
         await one.auth.register(tenants.a.id, "eve@acme.example", "correct horse battery staple")
-        jars = []
-        for site in (one, two):
-            client: httpx.AsyncClient = await site.signed_in("eve@acme.example")
-            jars.append({name for name in client.cookies if "device" not in name})
+        browsers = [await site.signed_in("eve@acme.example") for site in (one, two)]
+        jars = [{name for name in each.cookies if "device" not in name} for each in browsers]
         assert jars == [{"__Host-session"}, {"__Host-other"}]
+        # But for what is in the database, as the threat model says.
+        token = browsers[1].cookies["__Host-other"]
+        answer = await one.client(Cookie=f"__Host-session={token}").get("/api/widgets")
+        assert answer.status_code == 200

@@ -82,6 +82,46 @@ async def test_a_session_goes_from_sign_in_to_sign_out(site: Site) -> None:
     assert (await client.post("/auth/sign-out")).status_code == 204
 
 
+async def test_whoever_signs_out_is_signed_out(site: Site, tenants: TenantPair) -> None:
+    """Each session that the request shows has ended, beside another credential and doubled too."""
+    key = (await site.auth.issue_api_key(tenants.a.id)).key
+
+    async def is_open(token: str) -> bool:
+        kept = site.client(Authorization=f"Bearer {token}")
+        return (await kept.get("/auth/session")).status_code == 200
+
+    for beside in ({"X-API-Key": key}, {"X-API-Key": "x"}, {"Authorization": "Bearer x"}):
+        client = await site.signed_in()
+        token = client.cookies["__Host-session"]
+        assert (await client.post("/auth/sign-out", headers=beside)).status_code == 204
+        assert not await is_open(token), beside
+    shown = [(await site.signed_in()).cookies["__Host-session"] for _ in range(3)]
+    cookie = "; ".join(f"__Host-session={token}" for token in shown[:2])
+    client = site.client(Cookie=cookie, Authorization=f"Bearer {shown[2]}")
+    assert (await client.post("/auth/sign-out")).status_code == 204
+    assert [await is_open(token) for token in shown] == [False] * 3
+    shown = [(await site.signed_in()).cookies["__Host-session"] for _ in range(2)]
+    cookie = "; ".join(f"__Host-session={token}" for token in shown)
+    assert (await sign_in(site.client(Cookie=cookie, Origin=SITE))).status_code == 200
+    assert [await is_open(token) for token in shown] == [False] * 2
+
+
+async def test_a_sign_out_looks_for_few_sessions(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Strangers cannot have the database asked for each of the cookies that fit into a header."""
+    asked: list[str] = []
+
+    async def sign_out(token: str, **_: object) -> bool:
+        asked.append(token)
+        return False
+
+    monkeypatch.setattr(site.auth, "sign_out", sign_out)
+    cookie = "; ".join(f"__Host-session={uuid4()}.{'x' * 22}.{'x' * 43}" for _ in range(100))
+    assert (await site.client(Cookie=cookie, Origin=SITE).post("/auth/sign-out")).status_code == 204
+    assert 1 < len(asked) < 10
+
+
 async def test_a_session_cannot_be_fixed(site: Site) -> None:
     """Sign-in gives a new token, whatever the browser had; that session ends."""
     first = await site.signed_in()
@@ -292,6 +332,30 @@ async def test_passwords_are_changed_and_reset(site: Site) -> None:
     assert len(site.mails) == 2
 
 
+async def test_a_copy_of_the_cookie_ends_with_the_password(site: Site) -> None:
+    """Whoever has stolen it is out; the browser goes on, in the same session, with a new one."""
+    client = await site.signed_in()
+    before = client.cookies["__Host-session"]
+    ids = {(await client.get("/auth/session")).json()["session_id"]}
+    changed = await client.post("/auth/password", json={"current": PASSWORD, "new": NEW})
+    assert changed.status_code == 204
+    assert cookies(changed)["__Host-session"]["httponly"] is True
+    assert client.cookies["__Host-session"] != before
+    ids.add((await client.get("/auth/session")).json()["session_id"])
+    assert len(ids) == 1
+    thief = site.client(Cookie=f"__Host-session={before}")
+    assert (await thief.get("/auth/session")).status_code == 401
+
+
+async def test_a_bearer_token_stays_when_the_password_changes(site: Site) -> None:
+    """The answer has no place for another: who wants one signs in again."""
+    token = (await sign_in(site.client(), transport="bearer")).json()["token"]
+    app = site.client(Authorization=f"Bearer {token}")
+    changed = await app.post("/auth/password", json={"current": PASSWORD, "new": NEW})
+    assert (changed.status_code, "set-cookie" in changed.headers) == (204, False)
+    assert (await app.get("/auth/session")).status_code == 200
+
+
 async def test_guessing_is_throttled(site: Site) -> None:
     """429 with Retry-After, by the account."""
     client = site.client()
@@ -300,6 +364,17 @@ async def test_guessing_is_throttled(site: Site) -> None:
     response = await sign_in(client, password="wrong")
     assert response.status_code == 429
     assert int(response.headers["retry-after"]) > 0
+
+
+async def test_development_serves_pages_of_other_servers_at_home(
+    urls: Urls, tenants: TenantPair
+) -> None:
+    """Those of another port of this machine, and those that the application trusts by name."""
+    trusted = "http://desk.test:5173"
+    async with running(urls, insecure_http=True, trusted_origins=[trusted]) as site:
+        for origin in ("http://localhost:5173", "https://desk.localhost", trusted):
+            client = site.client(base="http://localhost:8000", Origin=origin)
+            assert (await client.get("/healthz")).status_code == 204, origin
 
 
 async def test_development_over_plain_http_says_so_and_stays_at_home(
@@ -322,6 +397,12 @@ async def test_development_over_plain_http_says_so_and_stays_at_home(
         # What a proxy on this machine sends, and a client of which it says what it likes.
         for name in ("X-Forwarded-For", "X-Forwarded-Proto", "Forwarded", "Via"):
             assert (await client.get("/healthz", headers={name: "127.0.0.1"})).status_code == 403
+        # A proxy that says nothing, as nginx by itself: the browser's page tells where it is.
+        for method in ("GET", "POST"):
+            for origin in ("https://desk.example.com", "null", "http://localhost.evil.example"):
+                page = {"Origin": origin, "Sec-Fetch-Site": "same-origin"}
+                answer = await client.request(method, "/auth/sign-in", headers=page)
+                assert answer.status_code == 403, (method, origin)
         odd = httpx.ASGITransport(site.app, client=("unknown", 1))
         async with httpx.AsyncClient(transport=odd, base_url="http://localhost") as stranger:
             assert (await stranger.get("/healthz")).status_code == 403

@@ -129,6 +129,15 @@ async def test_numbers_of_transactions_are_common(sides: Sides) -> None:
     assert int(str(now)) > before
 
 
+async def test_places_of_rows_are_common(sides: Sides) -> None:
+    """All rows lie in one table: between two of its own, A can count what others have put there."""
+    add = "INSERT INTO widgets (name) VALUES ('x') RETURNING (ctid::text::point)[1]::int"
+    first = await sides.a.fetchval(add)
+    for _ in range(7):
+        await sides.b.execute("INSERT INTO widgets (name) VALUES ('x')")
+    assert await sides.a.fetchval(add) == first + 8
+
+
 async def test_names_of_prepared_statements_are_common(sides: Sides) -> None:
     """What a session prepared by hand stays on the connection, with its text."""
     await sides.a.execute("PREPARE mine AS SELECT 'of a'; COMMIT; BEGIN")

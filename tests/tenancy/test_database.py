@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
@@ -26,7 +27,7 @@ from tenantry.errors import (
 from tenantry.ops import embedded
 from tenantry.schema import Tenant
 from tenantry.settings import parse_url
-from tests.conftest import Connect, Server, Urls
+from tests.conftest import Connect, Server, TenantPair, Urls
 from tests.places import scratch
 
 
@@ -233,6 +234,30 @@ async def test_the_operator_never_becomes_the_administrator(db: Database, way: s
         else:
             await tx.execute(text({"commit": "COMMIT", "reset": "RESET ROLE"}[way]))
         assert await tx.scalar(text("SELECT current_user::text")) == "tenantry_operator"
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SET ROLE NONE",
+        "SET ROLE tenantry_app",
+        "SET SESSION AUTHORIZATION tenantry_app",
+        "CREATE TEMPORARY TABLE tenants (id uuid)",
+    ],
+)
+async def test_the_next_operator_is_the_operator(
+    urls: Urls, tenants: TenantPair, statement: str
+) -> None:
+    """And sees the tables, whatever the session before it has left on the same connection."""
+    settings = replace(urls.settings, pool_size=1, max_overflow=0)
+    async with Database.connect(settings=settings) as db:
+        async with db.operator(reason="test") as tx:
+            first = await tx.scalar(text("SELECT pg_backend_pid()"))
+            await tx.execute(text(statement))
+        async with db.operator(reason="test") as tx:
+            assert await tx.scalar(text("SELECT pg_backend_pid()")) == first
+            assert await tx.scalar(text("SELECT current_user::text")) == "tenantry_operator"
+            assert len((await tx.scalars(select(Tenant.id))).all()) == 2
 
 
 IMPORT = """

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from tenantry.asgi.examples import NEW_SESSION, OPAQUE, SESSION
 from tenantry.auth import Principal, SignedIn, UserInfo
 from tenantry.auth.emails import canonical_email
-from tenantry.auth.users import check_name
+from tenantry.auth.names import check_name
 
 __all__ = [
     "Account",

@@ -18,6 +18,7 @@ __all__ = [
     "Cookie",
     "Credential",
     "Headers",
+    "bearer_tokens",
     "check_origins",
     "has_header",
     "is_cross_site",
@@ -94,16 +95,20 @@ class Cookie:
         Raises:
             InvalidTokenError: It is there more than once, and nobody can tell which one is meant.
         """
+        found = self.read_all(headers)
+        if len(found) > 1:
+            raise InvalidTokenError("The session's cookie was sent twice. Sign in again.")
+        return found[0] if found else None
+
+    def read_all(self, headers: Headers) -> list[str]:
+        """Return what it holds in a request, as often as it is there."""
         wanted = self.wire_name.encode() + b"="
-        found = [
-            part[len(wanted) :]
+        return [
+            part[len(wanted) :].decode("latin-1")
             for header in headers.get(b"cookie", ())
             for part in map(bytes.strip, header.split(b";"))
             if part.startswith(wanted)
         ]
-        if len(found) > 1:
-            raise InvalidTokenError("The session's cookie was sent twice. Sign in again.")
-        return found[0].decode("latin-1") if found else None
 
 
 def read_headers(raw: Iterable[tuple[bytes, bytes]], *also: bytes) -> dict[bytes, list[bytes]]:
@@ -131,6 +136,11 @@ def read_credential(headers: Headers, cookie: Cookie) -> Credential | None:
         return Credential("api_key" if is_key else "bearer", text)
     text_or_none = cookie.read(headers)
     return None if text_or_none is None else Credential("cookie", text_or_none)
+
+
+def bearer_tokens(headers: Headers) -> list[str]:
+    """Return the bearer tokens of a request, be they good or not."""
+    return [token.decode("latin-1") for token in _bearer_tokens(headers)]
 
 
 def has_header(headers: Headers) -> bool:

@@ -8,11 +8,12 @@ from contextlib import asynccontextmanager
 from typing import Any, Final, Literal, NamedTuple
 from uuid import UUID
 
+from tenantry.asgi.callers import user_of
 from tenantry.asgi.credentials import Cookie, check_origins
 from tenantry.asgi.exchange import Exchange
 from tenantry.asgi.readiness import Readiness
 from tenantry.asgi.settings import DoorSettings
-from tenantry.auth import Auth, SignedIn
+from tenantry.auth import Auth, Principal, SignedIn
 from tenantry.auth.tenants import TenantFinder, slug_of_host
 from tenantry.database import Database
 from tenantry.errors import ConfigurationError, TenantUnknownError
@@ -116,9 +117,9 @@ class Door:
         """
         exchange = Exchange.of(request.scope)
         exchange.used_credential = True  # nobody is to store the answer, whatever it says
-        replaces = None
+        old: list[str] = []
         if transport == "cookie":
-            replaces, device_token = exchange.cookies()
+            old, device_token = exchange.cookies()
         try:
             signed_in = await self.auth.sign_in(
                 await self.tenant(request, tenant),
@@ -127,18 +128,19 @@ class Door:
                 address=self.settings.client_address(request),
                 user_agent=request.headers.get("user-agent"),
                 device_token=device_token,
-                replaces=replaces,
+                replaces=old[0] if old else None,
             )
         except TenantUnknownError:
             await self.auth.refuse_sign_in(password)
-        if replaces is not None and not replaces.startswith(f"{signed_in.user.tenant_id}."):
-            await self._end(request, replaces)  # another tenant's, which the sign-in left alone
+        for number, token in enumerate(old):
+            if number or not token.startswith(f"{signed_in.user.tenant_id}."):
+                await self._end(request, token)  # which the sign-in left alone, as another tenant's
         if transport == "cookie":
             exchange.new_cookies = self._cookies_of(signed_in)
         return signed_in
 
     async def sign_out(self, request: Any) -> None:
-        """End the session that a request shows, if it shows one, and delete the cookie.
+        """End each session that a request shows, by cookie or bearer token, and delete the cookie.
 
         Args:
             request: The framework's.
@@ -148,9 +150,38 @@ class Door:
         """
         exchange = Exchange.of(request.scope)
         exchange.used_credential = True
-        if (token := exchange.session_token()) is not None:
+        for token in exchange.session_tokens():
             await self._end(request, token)
         exchange.drops_cookie = True
+
+    async def change_password(
+        self, request: Any, principal: Principal, *, current: str, new: str
+    ) -> None:
+        """Change the password of who is calling, and end the user's other sessions.
+
+        With a cookie, the answer sets another, and copies of the old one open nothing. A bearer
+        token stays: the answer has no place for another.
+
+        Args:
+            request: The framework's.
+            principal: Who is calling, on a session.
+            current: The password of today.
+            new: The one to come.
+
+        Raises:
+            TenantryError: As `Auth.change_password` says.
+        """
+        exchange = Exchange.of(request.scope)
+        token = await self.auth.change_password(
+            *user_of(principal),
+            current,
+            new,
+            keep_session=principal.session_id,
+            new_token=not exchange.has_header,
+            address=self.settings.client_address(request),
+        )
+        if token is not None:
+            exchange.new_cookies = [self._session_cookie(token)]
 
     async def tenant(self, request: Any, named: str | None) -> UUID:
         """Return the tenant that somebody signs in to.
@@ -180,11 +211,14 @@ class Door:
             user_agent=request.headers.get("user-agent"),
         )
 
+    def _session_cookie(self, token: str) -> str:
+        return self.cookie.holding(token, lifetime=self.settings.profile.absolute_lifetime)
+
     def _cookies_of(self, signed_in: SignedIn) -> list[str]:
-        profile = self.settings.profile
+        lifetime = self.settings.profile.device_lifetime
         return [
-            self.cookie.holding(signed_in.token, lifetime=profile.absolute_lifetime),
-            self.device_cookie.holding(signed_in.device_token, lifetime=profile.device_lifetime),
+            self._session_cookie(signed_in.token),
+            self.device_cookie.holding(signed_in.device_token, lifetime=lifetime),
         ]
 
     def _require(self) -> _Opened:

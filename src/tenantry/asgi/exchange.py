@@ -8,7 +8,12 @@ from http import HTTPStatus
 from random import getrandbits
 from typing import TYPE_CHECKING, Any, Final
 
-from tenantry.asgi.credentials import has_header, read_credential, read_headers
+from tenantry.asgi.credentials import (
+    bearer_tokens,
+    has_header,
+    read_credential,
+    read_headers,
+)
 from tenantry.auth import Principal
 from tenantry.errors import AuthenticationError, ConfigurationError, InvalidTokenError
 
@@ -22,6 +27,9 @@ Scope = MutableMapping[str, Any]
 _MOST_TO_SIGN_IN: Final = 64 * 1024
 """Bytes of a body that strangers may send to the routes of signing in. To look through ten
 megabytes of unknown fields takes seconds."""
+_MOST_SESSIONS: Final = 4
+"""Of a kind that a request may have ended. Strangers may send as many as fit into its headers, and
+the database is asked for each."""
 _HEALTH: Final = frozenset({"/healthz", "/readyz"})
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{8,64}")
 
@@ -89,6 +97,11 @@ class Exchange:
             raise ConfigurationError("This application has no door yet. Call install(app).")
         return found
 
+    @property
+    def has_header(self) -> bool:
+        """Whether the request shows a credential in a header, beside which a cookie is nothing."""
+        return has_header(self.headers)
+
     async def authenticate(self, *, optional: bool = False) -> Principal | None:
         """Return who is calling, looked up once; None where the request shows no credential.
 
@@ -102,7 +115,6 @@ class Exchange:
         if self.principal is not None:
             return self.principal
         self.used_credential = True
-        is_cookie = not has_header(self.headers)
         try:
             credential = read_credential(self.headers, self.door.cookie)
             if credential is None:
@@ -114,7 +126,7 @@ class Exchange:
         except InvalidTokenError:
             self.found_nobody = True
             # The cookie is not deleted: an answer that comes late would delete a newer one.
-            if not (optional and is_cookie):
+            if self.has_header or not optional:
                 raise
         return self.principal
 
@@ -129,23 +141,20 @@ class Exchange:
             raise AuthenticationError("Nobody is signed in. Sign in, or send a token or API key.")
         return principal
 
-    def cookies(self) -> tuple[str | None, str | None]:
-        """Return the tokens of session and device that the browser has; doubled ones are none."""
-        tokens = []
-        for cookie in (self.door.cookie, self.door.device_cookie):
-            try:
-                tokens.append(cookie.read(self.headers))
-            except InvalidTokenError:
-                tokens.append(None)
-        return tokens[0], tokens[1]
+    def cookies(self) -> tuple[list[str], str | None]:
+        """Return the tokens of sessions and device that the browser has; a doubled device is none.
 
-    def session_token(self) -> str | None:
-        """Return the token of the session that the request shows, if it shows one."""
+        Of sessions there is one, but where something else has planted another beside it.
+        """
+        sessions = self.door.cookie.read_all(self.headers)[:_MOST_SESSIONS]
         try:
-            credential = read_credential(self.headers, self.door.cookie)
+            return sessions, self.door.device_cookie.read(self.headers)
         except InvalidTokenError:
-            return None
-        return credential.text if credential and credential.kind != "api_key" else None
+            return sessions, None
+
+    def session_tokens(self) -> list[str]:
+        """Return the tokens that the request shows, whatever other credential is beside them."""
+        return [*bearer_tokens(self.headers)[:_MOST_SESSIONS], *self.cookies()[0]]
 
     def marked(self, headers: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
         """Return the headers of the answer with what is ours."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
 from http import HTTPStatus
 from ipaddress import ip_address
@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from tenantry.asgi.answers import answer, cause_of
 from tenantry.asgi.callers import needs_caller, route_of
-from tenantry.asgi.credentials import is_cross_site
+from tenantry.asgi.credentials import Headers, is_cross_site
 from tenantry.asgi.door import Door
 from tenantry.asgi.exchange import Exchange, Scope
 from tenantry.asgi.problems import Problem, problem_of
@@ -33,6 +33,7 @@ _FORWARDED: Final = re.compile(rb"forwarded|via|x-forwarded-.+|x-real-ip")
 _LOCAL: Final = re.compile(
     rb"(localhost|[a-z0-9-]+\.localhost|127\.0\.0\.1|\[::1\]|testserver)(:\d+)?", re.IGNORECASE
 )
+_LOCAL_PAGE: Final = re.compile(f"https?://{_LOCAL.pattern.decode()}", re.IGNORECASE)
 
 
 class _BodyRefusedError(Exception):
@@ -162,7 +163,7 @@ async def _answer(
 
 def _refusal(scope: Scope, exchange: Exchange) -> Problem | None:
     door, headers = exchange.door, exchange.headers
-    if not door.secure and not _is_local(scope, headers.get(b"host", ())):
+    if not door.secure and not _is_local(scope, headers, door.trusted):
         return Problem(403, detail="Development over plain HTTP is for the same machine only.")
     is_unsafe = scope["type"] == "websocket" or scope["method"] not in _SAFE
     if is_unsafe and is_cross_site(headers, secure=door.secure, trusted=door.trusted):
@@ -174,14 +175,21 @@ def _refusal(scope: Scope, exchange: Exchange) -> Problem | None:
     return None
 
 
-def _is_local(scope: Scope, hosts: Sequence[bytes]) -> bool:
+def _is_local(scope: Scope, headers: Headers, trusted: frozenset[str]) -> bool:
     client = (scope.get("client") or ("",))[0]
     try:
         near = ip_address(client.partition("%")[0]).is_loopback
     except ValueError:
         near = client in {"", "testclient"}  # a socket of this machine, or a client in a test
     is_forwarded = any(_FORWARDED.fullmatch(name) for name, _ in scope["headers"])
-    return near and not is_forwarded and all(_LOCAL.fullmatch(host) for host in hosts)
+    # Behind a proxy that does not say so, only the page tells that its browser is elsewhere.
+    pages = (each.decode("latin-1") for each in headers.get(b"origin", ()))
+    return (
+        near
+        and not is_forwarded
+        and all(_LOCAL.fullmatch(host) for host in headers.get(b"host", ()))
+        and all(page in trusted or _LOCAL_PAGE.fullmatch(page) for page in pages)
+    )
 
 
 def _guarded(receive: Receive, scope: Scope, exchange: Exchange) -> Receive:

@@ -58,7 +58,8 @@ class DoorSettings:
         database: Where the database is. None: as the environment says.
         profile: The security numbers.
         send: Sends a `Mail`. None: there are no routes that need one.
-        sign_up: Whether anybody may become a member of a tenant; needs ``send``.
+        sign_up: Whether anybody may become a member of any tenant, and see what its members see;
+            needs ``send``.
         base_domain: With ``example.com``, the host ``acme.example.com`` is the tenant ``acme``'s,
             and no other host is a tenant's. None: the body names the tenant's slug or id.
         resolve_tenant: A `Resolver`, such as `host_or_body` makes. None: ``base_domain`` or the

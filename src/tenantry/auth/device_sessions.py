@@ -7,16 +7,16 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Delete, delete, func, select
+from sqlalchemy import Delete, delete, func, select, update
 
 from tenantry.auth.core import Core, as_user_id, same_digest
 from tenantry.auth.origins import Origin
 from tenantry.auth.principals import SessionInfo
-from tenantry.auth.tokens import read_id, read_token
+from tenantry.auth.tokens import make_token, read_id, read_token
 from tenantry.schema import AuthSession, User
 from tenantry.tenancy.sessions import TenantSession
 
-__all__ = ["INFO", "DeviceSessions", "end_sessions", "session_info"]
+__all__ = ["INFO", "DeviceSessions", "end_sessions", "give_new_token", "session_info"]
 
 INFO: Final = (
     AuthSession.id,
@@ -136,3 +136,11 @@ async def end_sessions(tx: TenantSession, user_id: UUID, *conditions: Any) -> in
     ended: Delete = delete(AuthSession).where(AuthSession.user_id == user_id, *conditions)
     found = await tx.scalars(ended.returning(AuthSession.id))
     return len(found.all())
+
+
+async def give_new_token(tx: TenantSession, user_id: UUID, session_id: str | None) -> str | None:
+    """Return another token for a session, whose old one opens nothing then; None for no session."""
+    text, token = make_token(tx.tenant_id, id_=read_id(session_id))
+    changed = update(AuthSession).where(AuthSession.user_id == user_id, AuthSession.id == token.id)
+    found = await tx.scalar(changed.values(secret_hash=token.hash).returning(AuthSession.id))
+    return None if found is None else text

@@ -5,28 +5,34 @@ from __future__ import annotations
 import contextlib
 from datetime import datetime
 from ipaddress import IPv4Address, IPv6Address
-from typing import Final
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, ScalarSelect, delete, func, insert, select
+from sqlalchemy import (
+    ColumnElement,
+    LargeBinary,
+    ScalarSelect,
+    delete,
+    func,
+    insert,
+    literal,
+    select,
+)
 
 from tenantry.auth import throttling
 from tenantry.auth.core import as_user_id, same_digest, user_info
 from tenantry.auth.emails import account_of, canonical_email
 from tenantry.auth.mail import Mail, Purpose
+from tenantry.auth.names import check_name, name_from
 from tenantry.auth.origins import Origin
 from tenantry.auth.principals import UserInfo
 from tenantry.auth.tokens import Token, make_token, read_token
-from tenantry.auth.users import Users, check_name
+from tenantry.auth.users import Users
 from tenantry.errors import ConflictError, InvalidTokenError
 from tenantry.schema import SingleUseToken, User
+from tenantry.schema.base import uuid7
 from tenantry.tenancy.sessions import TenantSession
 
 __all__ = ["SingleUse"]
-
-
-_KEPT: Final = 5
-"""Tokens of one purpose that a user may have at a time; the oldest go."""
 
 
 class SingleUse(Users):
@@ -65,7 +71,7 @@ class SingleUse(Users):
         self._in_background(self._make_member(tenant, canonical, name, origin))
 
     async def request_email_verification(self, tenant_id: UUID | str, user_id: UUID | str) -> None:
-        """Have a user mailed a token for `verify_email`; it voids those mailed before.
+        """Have a user mailed a token for `verify_email`.
 
         Raises:
             ConfigurationError: `Auth` was made without ``send``.
@@ -163,60 +169,64 @@ class SingleUse(Users):
     async def _make_member(
         self, tenant_id: UUID, email: str, name: str | None, origin: Origin
     ) -> None:
-        with contextlib.suppress(ConflictError):
-            await self.register(tenant_id, email, None, name=name)
-        await self._mail_reset(tenant_id, email, origin)
+        async with self._transaction(tenant_id) as tx:
+            with contextlib.suppress(ConflictError):
+                await self._add_user(tx, email, name=name or name_from(email))
+            mail = await self._issue_reset(tx, email, origin)
+        await self._deliver(mail)
 
     async def _mail_reset(self, tenant_id: UUID, email: str, origin: Origin) -> None:
         async with self._transaction(tenant_id) as tx:
-            user = await tx.scalar(
-                select(User)
-                .where(User.email == email, User.disabled_at.is_(None))
-                .with_for_update(key_share=True)
-            )
-            if user is None:
-                return
-            mail = await self._issue(tx, user, "reset_password")
-            await self._record(tx, "password_reset_requested", user_id=user.id, origin=origin)
+            mail = await self._issue_reset(tx, email, origin)
         await self._deliver(mail)
 
-    async def _issue(self, tx: TenantSession, user: User, purpose: Purpose) -> Mail:
+    async def _issue_reset(self, tx: TenantSession, email: str, origin: Origin) -> Mail | None:
+        # For an address that is nobody's the same is asked and written: other requests wait for
+        # this one's turns and locks, and how long they do would tell.
+        user = await tx.scalar(
+            select(User)
+            .where(User.email == email, User.disabled_at.is_(None))
+            .with_for_update(key_share=True)
+        )
+        mail = await self._issue(tx, user, "reset_password")
+        await self._record(
+            tx, "password_reset_requested", user_id=user.id if user else None, origin=origin
+        )
+        return mail
+
+    async def _issue(self, tx: TenantSession, user: User | None, purpose: Purpose) -> Mail | None:
         lifetime = (
             self._profile.verify_email_lifetime
             if purpose == "verify_email"
             else self._profile.reset_password_lifetime
         )
-        # Those mailed before stay good for a while: whoever asks for one in another's name must
-        # not void the one that its owner is about to use.
-        newest = (
-            select(SingleUseToken.id)
-            .where(SingleUseToken.user_id == user.id, SingleUseToken.purpose == purpose)
-            .order_by(SingleUseToken.created_at.desc(), SingleUseToken.id)
-            .limit(_KEPT - 1)
-        )
+        user_id = user.id if user else uuid7()
+        # Those mailed before stay good: whoever asks for one in another's name must not void the
+        # one that its owner is about to use. How many there can be, the limits say.
         await tx.execute(
             delete(SingleUseToken).where(
-                SingleUseToken.user_id == user.id,
-                SingleUseToken.purpose == purpose,
-                SingleUseToken.id.not_in(newest) | (SingleUseToken.expires_at <= func.now()),
+                SingleUseToken.user_id == user_id, SingleUseToken.expires_at <= func.now()
             )
         )
         text, token = make_token(tx.tenant_id)
-        expires_at: datetime = (
+        values = {
+            "tenant_id": User.tenant_id,
+            "id": literal(token.id),
+            "user_id": User.id,
+            "purpose": literal(purpose),
+            "email": User.email,
+            "secret_hash": literal(token.hash, LargeBinary),
+            "expires_at": func.now() + lifetime,
+        }
+        expires_at: datetime | None = (
             await tx.execute(
                 insert(SingleUseToken)
-                .values(
-                    tenant_id=tx.tenant_id,
-                    id=token.id,
-                    user_id=user.id,
-                    purpose=purpose,
-                    email=user.email,
-                    secret_hash=token.hash,
-                    expires_at=func.now() + lifetime,
-                )
+                .from_select(list(values), select(*values.values()).where(User.id == user_id))
                 .returning(SingleUseToken.expires_at)
             )
-        ).scalar_one()
+        ).scalar_one_or_none()
+        if user is None or expires_at is None:
+            return None
         return Mail(purpose, text, tx.tenant_id, user.id, user.email, user.name, expires_at)
 
     async def _redeem(self, tx: TenantSession, token: Token, purpose: Purpose) -> User:
@@ -236,8 +246,9 @@ class SingleUse(Users):
             raise _not_good()
         return user
 
-    async def _deliver(self, mail: Mail) -> None:
-        await self._require_send()(mail)
+    async def _deliver(self, mail: Mail | None) -> None:
+        if mail is not None:
+            await self._require_send()(mail)
 
 
 def _good(token: Token, purpose: Purpose) -> tuple[ColumnElement[bool], ...]:

@@ -66,9 +66,15 @@ class ApiKey(NamedTuple):
     hash: bytes
 
 
-def make_token(tenant_id: UUID) -> tuple[str, Token]:
-    """Return a new token's text, to be shown once, and what is stored of it."""
-    id_, secret = secrets.token_urlsafe(_ID_BYTES), secrets.token_urlsafe(_SECRET_BYTES)
+def make_token(tenant_id: UUID, *, id_: str | None = None) -> tuple[str, Token]:
+    """Return a new token's text, to be shown once, and what is stored of it.
+
+    Args:
+        tenant_id: Whose.
+        id_: Of the row that it is for; None for a new one.
+    """
+    id_ = secrets.token_urlsafe(_ID_BYTES) if id_ is None else id_
+    secret = secrets.token_urlsafe(_SECRET_BYTES)
     stored = Token(str(tenant_id), id_, sha256(secret.encode()).digest())
     return f"{tenant_id}.{id_}.{secret}", stored
 

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from ipaddress import IPv4Address, IPv6Address
-from typing import Any, Final, get_args
+from typing import Any, get_args
 from uuid import UUID
 
 from sqlalchemy import delete, func, select
-from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.exc import IntegrityError
 
 from tenantry.auth import throttling
 from tenantry.auth.core import Core, as_user_id, user_info
-from tenantry.auth.device_sessions import end_sessions
+from tenantry.auth.device_sessions import end_sessions, give_new_token
 from tenantry.auth.emails import canonical_email
 from tenantry.auth.events import EventKind
+from tenantry.auth.names import check_name, name_from
+from tenantry.auth.new_users import insert_user
 from tenantry.auth.origins import NOWHERE, Origin
 from tenantry.auth.passwords import check_new, prepare
 from tenantry.auth.principals import UserInfo
 from tenantry.auth.tokens import read_id
 from tenantry.errors import (
     BusyError,
-    ConflictError,
     InvalidCredentialsError,
     InvalidValueError,
     LastOwnerError,
@@ -31,14 +30,10 @@ from tenantry.errors import (
     UserUnknownError,
 )
 from tenantry.schema import AuthSession, SingleUseToken, Tenant, User
-from tenantry.schema.types import check_text
 from tenantry.schema.users import UserRole
 from tenantry.tenancy.sessions import TenantSession
 
-__all__ = ["Users", "check_name"]
-
-_NAME_BYTES: Final = 200
-"""As in the column ``users.name``."""
+__all__ = ["Users"]
 
 
 class Users(Core):
@@ -72,7 +67,7 @@ class Users(Core):
         """
         canonical = canonical_email(email)
         _check_role(role)
-        name = canonical.partition("@")[0] if name is None else name
+        name = name_from(canonical) if name is None else name
         check_name(name)
         hashed = None
         if password is not None:
@@ -80,8 +75,7 @@ class Users(Core):
                 known = await self._known_of(tx, canonical, name)
             hashed = await self._hash_new(password, known)
         async with self._transaction(tenant_id) as tx:
-            user = await _insert(tx, email=canonical, name=name, role=role, hashed_password=hashed)
-            await self._record(tx, "registered", user_id=user.id, role=role)
+            user = await self._add_user(tx, canonical, name=name, role=role, hashed_password=hashed)
             return user_info(user)
 
     async def users(self, tenant_id: UUID | str) -> list[UserInfo]:
@@ -121,8 +115,9 @@ class Users(Core):
         new: str,
         *,
         keep_session: str | None = None,
+        new_token: bool = False,
         address: IPv4Address | IPv6Address | str | None = None,
-    ) -> None:
+    ) -> str | None:
         """Change a password that the user knows, and end the user's other sessions.
 
         Args:
@@ -131,7 +126,12 @@ class Users(Core):
             current: The password of today.
             new: The one to come.
             keep_session: The id of the session in which it is changed.
+            new_token: Whether that session gets another token, and copies of the old one open
+                nothing. The client has to be given it.
             address: The client's, for throttling and the audit trail.
+
+        Returns:
+            The new token, where one was wanted and the user has the session.
 
         Raises:
             InvalidCredentialsError: ``current`` is not the password.
@@ -178,6 +178,7 @@ class Users(Core):
             await self._put_password(
                 tx, user, hashed, "password_changed", keep_session=keep_session, origin=origin
             )
+            return await give_new_token(tx, id_, keep_session) if new_token else None
 
     async def set_password(
         self, tenant_id: UUID | str, user_id: UUID | str, new: str | None
@@ -271,6 +272,27 @@ class Users(Core):
             await self._record(tx, "user_deleted", user_id=user.id)
             await tx.execute(delete(User).where(User.id == user.id))
 
+    async def _add_user(
+        self,
+        tx: TenantSession,
+        email: str,
+        *,
+        name: str,
+        role: UserRole = "member",
+        hashed_password: str | None = None,
+    ) -> User:
+        """Add a user of whom all is checked, and note it.
+
+        Raises:
+            ConflictError: The tenant has a user with this email.
+            InvalidValueError: A constraint of the database's refuses the user.
+        """
+        user = await insert_user(
+            tx, email=email, name=name, role=role, hashed_password=hashed_password
+        )
+        await self._record(tx, "registered", user_id=user.id, role=role)
+        return user
+
     async def _known_of(self, tx: TenantSession, email: str, name: str) -> list[str]:
         """Return what an attacker knows, and a password must not be made of."""
         tenant = (await tx.execute(select(Tenant.name, Tenant.slug))).one_or_none()
@@ -331,36 +353,6 @@ class Users(Core):
             )
 
 
-async def _insert(tx: TenantSession, **values: Any) -> User:
-    # ON CONFLICT, as a violation would quote the row, here and in the server's log.
-    made = (
-        insert(User)
-        .values(tenant_id=tx.tenant_id, **values)
-        .on_conflict_do_nothing(index_elements=["tenant_id", "email"])
-        .returning(User)
-    )
-    user, constraint = None, None
-    try:
-        user = await tx.scalar(made)
-    except IntegrityError as error:
-        constraint = str(getattr(_cause(error), "constraint_name", None))
-    # Outside of the handler, so that the driver's error does not hang on ours with the row.
-    if constraint is not None:
-        raise InvalidValueError(
-            f"The constraint {constraint} of the table users refuses this user. Change the email, "
-            "the name or the role."
-        )
-    if user is None:
-        raise ConflictError(
-            "The tenant has a user with this email already. Sign in, or reset the password."
-        )
-    return user
-
-
-def _cause(error: IntegrityError) -> BaseException | None:
-    return None if error.orig is None else error.orig.__cause__
-
-
 async def _void_tokens(tx: TenantSession, user_id: UUID) -> None:
     """Void what was mailed.
 
@@ -368,15 +360,6 @@ async def _void_tokens(tx: TenantSession, user_id: UUID) -> None:
     the owner of a new password out.
     """
     await tx.execute(delete(SingleUseToken).where(SingleUseToken.user_id == user_id))
-
-
-def check_name(name: str) -> None:
-    """Refuse what cannot be a user's name.
-
-    Raises:
-        InvalidValueError: It is no text, empty, or too long.
-    """
-    check_text(name, max_bytes=_NAME_BYTES, where="the name")
 
 
 def _check_role(role: object) -> None:

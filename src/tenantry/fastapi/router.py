@@ -72,7 +72,7 @@ async def sign_in(body: bodies.SignIn, visit: Visit) -> bodies.NewSession:
 
 @signing_in.post("/sign-out", status_code=204)
 async def sign_out(visit: Visit) -> None:
-    """End this session. Whoever has none is signed out already."""
+    """End the session that the request shows. Whoever has none is signed out already."""
     await visit.door.sign_out(visit.request)
 
 
@@ -106,13 +106,12 @@ async def revoke(session_id: str, principal: SessionPrincipal, visit: Visit) -> 
 async def change_password(
     body: bodies.PasswordChange, principal: SessionPrincipal, visit: Visit
 ) -> None:
-    """Change the password; the user's other sessions end."""
-    await visit.auth.change_password(
-        *user_of(principal),
-        body.current.get_secret_value(),
-        body.new.get_secret_value(),
-        keep_session=principal.session_id,
-        address=visit.address,
+    """Change the password; the user's other sessions end, and copies of this one's cookie."""
+    await visit.door.change_password(
+        visit.request,
+        principal,
+        current=body.current.get_secret_value(),
+        new=body.new.get_secret_value(),
     )
 
 

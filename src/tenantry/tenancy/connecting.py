@@ -129,6 +129,8 @@ async def _require_role(connection: asyncpg.Connection, role: str, place: str) -
             f"What answers at {place} is a pooler that has dropped the role {role}. The admin URL "
             "must lead to PostgreSQL itself."
         )
+    if (driver := bound(connection)) is not None:
+        driver.clean_thoroughly()
 
 
 async def is_pooled(url: URL, *, timeout_seconds: float = 10.0) -> bool:

@@ -18,6 +18,10 @@ __all__ = ["BoundConnection", "bound", "lies_behind_a_pooler"]
 _CLEANING: Final = "CLOSE ALL; UNLISTEN *; RESET ALL;"
 _ENDS: Final = frozenset({"COMMIT;", "ROLLBACK;"})
 
+# RESET ALL leaves the role as it is. The first of these forgets the role that the connection has
+# begun with, and the second leads back to it. A temporary table is found before a real one.
+_OPERATORS_CLEANING: Final = "RESET SESSION AUTHORIZATION; RESET ROLE; DISCARD TEMP;"
+
 _VECTOR_SCHEMA: Final = """
     SELECT n.nspname FROM pg_catalog.pg_extension e
       JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'vector'
@@ -34,11 +38,13 @@ class BoundConnection(asyncpg.Connection):
 
     Attributes:
         opening: What is sent with BEGIN; empty for nothing.
+        cleaning: What is sent with its end.
         in_doubt: A transaction has begun and its end, with the cleaning, was not confirmed.
         binary_vectors: See `exchange_vectors_in_binary`.
     """
 
     opening: str = ""
+    cleaning: str = _CLEANING
     in_doubt: bool = False
     binary_vectors: bool = False
 
@@ -48,10 +54,18 @@ class BoundConnection(asyncpg.Connection):
             self.in_doubt = True
             query += self.opening
         elif query in _ENDS:
-            status = await super().execute(query + _CLEANING, timeout=timeout)
+            status = await super().execute(query + self.cleaning, timeout=timeout)
             self.in_doubt = False
             return str(status)
         return str(await super().execute(query, *args, timeout=timeout))
+
+    def clean_thoroughly(self) -> None:
+        """Have each transaction end in the role that the connection was opened with, too.
+
+        And without temporary tables: for whoever may take roles that see more, and make such
+        tables. The application may not, and pays for nothing.
+        """
+        self.cleaning = _CLEANING + _OPERATORS_CLEANING
 
     async def exchange_vectors_in_binary(self) -> None:
         """Send and receive vectors in pgvector's own form, which takes half the time of text.
