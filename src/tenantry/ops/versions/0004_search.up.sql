@@ -59,6 +59,9 @@ GRANT EXECUTE ON FUNCTION tenantry.word_forms(text)
 -- one, and search puts neighbours together again. What comes after the first 100,000 characters is
 -- not found by keywords: a tsvector holds at most 1 MB, and a text with more would be refused.
 --
+-- For its parser, what stands between < and > is markup, and no text: so words of an inequality, or
+-- a program's types, would not be found. Without the < it is text.
+--
 -- A letter with its accent can be one sign or two. Where there are accents, syllables' parts or kana's
 -- marks that stand for themselves, they are put together (NFC), as those of a question are.
 CREATE OR REPLACE FUNCTION tenantry.lexemes(language text, content text) RETURNS tsvector
@@ -67,13 +70,13 @@ CREATE OR REPLACE FUNCTION tenantry.lexemes(language text, content text) RETURNS
         tenantry.word_forms(language),
         CASE
             WHEN pg_catalog.octet_length(content) = pg_catalog.char_length(content)
-                THEN pg_catalog.left(content, 100000)
+                THEN pg_catalog.translate(pg_catalog.left(content, 100000), '<', ' ')
             ELSE pg_catalog.regexp_replace(
                 CASE WHEN pg_catalog.left(content, 100000) ~ '[\u0300-\u036F\u0653-\u0655\u1161-\u11C2\u3099\u309A]'
                     THEN pg_catalog.normalize(pg_catalog.left(content, 100000))
                     ELSE pg_catalog.left(content, 100000)
                 END,
-                '([\u3005-\u3007\u3040-\u30FF\u3400-\u4DBF\u4E00-\u9FFF\uF900-\uFAFF])',
+                '([\u3005-\u3007\u3040-\u30FF\u3400-\u4DBF\u4E00-\u9FFF\uF900-\uFAFF])|<',
                 ' \1 ', 'g')
         END
     );
@@ -387,7 +390,7 @@ CREATE OR REPLACE FUNCTION tenantry.demands(languages text[], required jsonb, ex
     SET search_path = pg_catalog, pg_temp
 AS $$
     WITH phrases AS (
-        SELECT g.number, phraseto_tsquery(tenantry.word_forms(l), p) AS phrase
+        SELECT g.number, phraseto_tsquery(tenantry.word_forms(l), translate(p, '<', ' ')) AS phrase
           FROM jsonb_array_elements(required) WITH ORDINALITY g (phrases, number),
                jsonb_array_elements_text(g.phrases) p, unnest(languages) l
     ), groups AS (
@@ -395,7 +398,8 @@ AS $$
           FROM phrases WHERE numnode(phrase) > 0 GROUP BY number
         UNION ALL
         SELECT DISTINCT '!(' || phrase::text || ')'
-          FROM unnest(excluded) p, unnest(languages) l, phraseto_tsquery(tenantry.word_forms(l), p) phrase
+          FROM unnest(excluded) p, unnest(languages) l,
+               phraseto_tsquery(tenantry.word_forms(l), translate(p, '<', ' ')) phrase
          WHERE numnode(phrase) > 0
     )
     SELECT string_agg(condition, ' & ')::tsquery FROM groups
@@ -405,31 +409,33 @@ REVOKE ALL ON FUNCTION tenantry.demands(text[], jsonb, text[]) FROM PUBLIC;
 
 -- The parts of a text that match a question, up to two, joined by U+2026; a short text whole.
 -- Matches stand between U+E000 and U+E001, which are of the private use area and taken out of the
--- text before. For the search functions only.
+-- text before, like U+E002, which stands for a < meanwhile: see tenantry.lexemes. For the search
+-- functions only.
 --
 -- ts_headline takes the square of the number of matches: three seconds for 14,000. So of a longer
--- text it gets the first 4,000 characters that match, looked for in 100,000, or the first of all.
+-- text it gets the first 4,000 characters that match, looked for in 100,000, or the first of all, and
+-- 200 more, so that what stands across two pieces is whole in the first.
 -- Accents are put together with their letters, as in tenantry.lexemes.
 CREATE OR REPLACE FUNCTION tenantry.excerpt(language text, content text, question tsquery)
     RETURNS text
     LANGUAGE sql IMMUTABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT ts_headline(
+    SELECT translate(ts_headline(
         tenantry.word_forms(language),
         translate(
             CASE WHEN shown ~ E'[\u0300-\u036F\u0653-\u0655\u1161-\u11C2\u3099\u309A]' THEN normalize(shown) ELSE shown END,
-            E'\uE000\uE001', ''
+            E'<\uE000\uE001\uE002', E'\uE002'
         ),
         question,
         CASE WHEN char_length(content) <= 240
             THEN E'StartSel=\uE000, StopSel=\uE001, HighlightAll=true'
             ELSE E'StartSel=\uE000, StopSel=\uE001, MaxFragments=2, MaxWords=30, MinWords=12, FragmentDelimiter=" \u2026 "'
         END
-    )
+    ), E'\uE002', '<')
       FROM (
         SELECT CASE WHEN char_length(content) <= 4000 THEN content ELSE coalesce(
-            (SELECT piece FROM generate_series(0, 24) n, substr(content, 1 + n * 4000, 4000) piece
+            (SELECT piece FROM generate_series(0, 24) n, substr(content, 1 + n * 4000, 4200) piece
               WHERE tenantry.lexemes(language, piece) @@ question LIMIT 1),
             left(content, 4000)
         ) END AS shown

@@ -1,0 +1,73 @@
+"""Words in texts as they are: with brackets, accents, numbers, far apart, and in two languages."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tenantry.search import Hit, keyword_search
+from tests.conftest import Server
+from tests.search.library import Library, contents, library_on
+
+pytestmark = pytest.mark.untraced
+
+
+@pytest.fixture(scope="module")
+async def library(server: Server, template: str) -> AsyncIterator[Library]:
+    async with library_on(server, template) as library:
+        yield library
+
+
+async def found(library: Library, tenant: str, text: str, *, k: int = 10) -> list[Hit]:
+    async with library.db.tenant(library.tenants[tenant]) as tx:
+        return await keyword_search(tx, text, k=k)
+
+
+# Brackets
+
+INEQUALITY = "If x<y then the zeppelin rule applies when z>3."
+CODE = 'A List<Quokka> within <div class="gizmo">, and \ue002 & &lt;'
+
+
+@pytest.mark.parametrize(
+    ("text", "content", "marked"),
+    [
+        ("zeppelin", INEQUALITY, ["zeppelin"]),
+        ('"zeppelin rule"', INEQUALITY, ["zeppelin", "rule"]),
+        ('"x<y then"', INEQUALITY, ["x", "y"]),
+        ("rule -gizmo", INEQUALITY, ["rule"]),
+        ('"list<quokka>"', CODE, ["List", "Quokka"]),
+        ("gizmo", CODE, ["gizmo"]),
+    ],
+)
+async def test_words_between_brackets(
+    library: Library, text: str, content: str, marked: list[str]
+) -> None:
+    """What stands between < and > is text, as of an inequality or of a program's types."""
+    if "brackets" not in library.tenants:
+        await library.add("brackets", INEQUALITY, CODE)
+    (hit,) = await found(library, "brackets", text)
+    assert hit.content == content
+    assert hit.highlight is not None
+    assert [part for part, matches in hit.highlight.parts if matches] == marked
+    assert str(hit.highlight) == content.replace("\ue002", "")
+
+
+# Highlights
+
+PADDING = "lorem ipsum dolor sit amet consectetur "
+
+
+@pytest.mark.parametrize("before", [3991, 3995, 3999, 4000, 7995])
+@pytest.mark.parametrize("text", ["needle", '"needle work"'])
+async def test_highlight_where_a_long_text_is_cut(library: Library, before: int, text: str) -> None:
+    """A match is marked wherever it stands, across the places where a long text is cut."""
+    name = f"cut-{before}"
+    if name not in library.tenants:
+        start = (PADDING * 300)[: before - 1]
+        await library.add(name, f"{start} needle work {PADDING * 100}")
+    (hit,) = await found(library, name, text)
+    assert hit.highlight is not None
+    marked = [part for part, matches in hit.highlight.parts if matches]
+    assert marked == (["needle"] if text == "needle" else ["needle", "work"])
