@@ -43,6 +43,10 @@ QUESTIONS = [
     f"SELECT * FROM tenantry.search_hybrid({ASKED}, {WORDS}, 50, NULL, 50, 0.5, 1, true)",
     f"SELECT * FROM tenantry.search_hybrid({ASKED}, '', '{{}}', '[]', '{{nearest}}', NULL, 50,"
     " NULL, 1, 0.5, 1, true)",
+    # More words than count, of which B alone has some: they displace none of A's.
+    "SELECT * FROM tenantry.search_keywords("
+    "'apple mine secret ' || (SELECT string_agg(n::text, ' ') FROM generate_series(1, 40) n),"
+    " '{}', '[]', '{}', NULL, 50, NULL, true)",
     "SELECT * FROM tenantry.similar_words('appel häuser', NULL)",
     "SELECT * FROM tenantry.search_substrings('pple', 50, NULL)",
     "SELECT * FROM tenantry.search_substrings('pple', 50, '$.n == 2')",

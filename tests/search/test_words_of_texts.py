@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tenantry.search import Hit, keyword_search
+from tenantry.search import Hit, hybrid_search, keyword_search
 from tests.conftest import Server
-from tests.search.library import Library, contents, library_on
+from tests.search.library import QUESTION, Library, contents, library_on
 
 pytestmark = pytest.mark.untraced
 
@@ -52,6 +52,22 @@ async def test_words_between_brackets(
     assert hit.highlight is not None
     assert [part for part, matches in hit.highlight.parts if matches] == marked
     assert str(hit.highlight) == content.replace("\ue002", "")
+
+
+# Long questions
+
+
+@pytest.mark.parametrize("number", [20, 600, 1200])
+async def test_words_that_nobody_has_displace_none(library: Library, number: int) -> None:
+    """A letter with dozens of words that the knowledge base lacks is answered by those it has."""
+    name = f"of-{number}"
+    await library.add(name, *(f"chunk {n}" for n in range(number // 2)), "a zebra", "the yachts")
+    await library.add(name, *(f"chunk {n}" for n in range(number // 2)))
+    text = " ".join(f"qq{n}" for n in range(60)) + " yacht zebra"
+    assert sorted(contents(await found(library, name, text))) == ["a zebra", "the yachts"]
+    async with library.db.tenant(library.tenants[name]) as tx:
+        hits = await hybrid_search(tx, text=text, embedding=QUESTION)
+    assert sorted(contents(hits)) == ["a zebra", "the yachts"]
 
 
 # Highlights
