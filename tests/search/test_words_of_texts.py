@@ -70,6 +70,43 @@ async def test_words_that_nobody_has_displace_none(library: Library, number: int
     assert sorted(contents(hits)) == ["a zebra", "the yachts"]
 
 
+# Corrections
+
+
+@pytest.mark.parametrize("text", ["2020", "invoice 10234", "AX4712"])
+async def test_a_number_is_not_misspelt(library: Library, text: str) -> None:
+    """Another year, or another part, is not what was meant."""
+    if "numbers" not in library.tenants:
+        await library.add("numbers", "in 2026", "number 10243", "part AX4721", "an invoice")
+    expected = ["an invoice"] if "invoice" in text else []
+    assert contents(await found(library, "numbers", text)) == expected
+
+
+async def test_numbers_within_words_are_found(library: Library) -> None:
+    """A year that PostgreSQL takes for a negative number is found by its letters."""
+    await library.add("years", "the season 2019-2020", "the season 2021-2026")
+    assert contents(await found(library, "years", "2020")) == ["the season 2019-2020"]
+
+
+async def test_corrections_in_the_second_language(library: Library) -> None:
+    """A typing error is looked up in the languages of the oldest and of the newest chunks."""
+    await library.add("two", *(f"about refunds {n}" for n in range(600)))
+    await library.add("two", "Die Prüfungsordnung gilt.", language="german")
+    assert contents(await found(library, "two", "Prüfugnsordnung")) == ["Die Prüfungsordnung gilt."]
+
+
+@pytest.mark.parametrize("text", ["naive", "naïve", "resume", "ANGSTROM"])
+async def test_accents_are_a_typing_error_at_most(library: Library, text: str) -> None:
+    """Who types no accents finds words that have them, and the other way round."""
+    if "accents" not in library.tenants:
+        await library.add("accents", "The naïve résumé of Zoë Ångström", "a naive attempt")
+    hits = await found(library, "accents", text)
+    assert hits
+    assert contents(hits)[0] == {
+        "naive": "a naive attempt",
+    }.get(text, "The naïve résumé of Zoë Ångström")
+
+
 # Highlights
 
 PADDING = "lorem ipsum dolor sit amet consectetur "
