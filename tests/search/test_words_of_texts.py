@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import AsyncIterator
 
 import pytest
@@ -124,3 +125,32 @@ async def test_highlight_where_a_long_text_is_cut(library: Library, before: int,
     assert hit.highlight is not None
     marked = [part for part, matches in hit.highlight.parts if matches]
     assert marked == (["needle"] if text == "needle" else ["needle", "work"])
+
+
+def broken(part: str) -> bool:
+    """Whether a text begins with what belongs to the sign before it."""
+    return unicodedata.category(part[0]).startswith("M") or part[0] == "\u200d"
+
+
+@pytest.mark.parametrize(
+    ("around", "text"),
+    [
+        ("नमस्ते", "bcXYZd"),
+        ("👩\u200d👧", "bcXYZd"),
+        (unicodedata.normalize("NFD", "ÿ"), "bcXYZd"),
+        ("abक्षि", "abक्ष"),
+        ("ที่นี่", "ท"),
+        ("xxe\u0301", "xxe"),
+    ],
+)
+@pytest.mark.parametrize("shift", range(4))
+async def test_highlights_keep_signs_whole(
+    library: Library, around: str, text: str, shift: int
+) -> None:
+    """No excerpt, and no match, begins or ends between a letter and what is written on it."""
+    name = f"signs-{len(library.tenants)}"
+    await library.add(name, f"{around * 90}{'a' * shift}bcXYZdef{around * 200}", language="simple")
+    (hit,) = await found(library, name, text)
+    assert hit.highlight is not None
+    assert any(matches for _, matches in hit.highlight.parts)
+    assert not [part for part, _ in hit.highlight.parts if broken(part)]
