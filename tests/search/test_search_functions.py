@@ -340,12 +340,13 @@ async def test_nothing_of_the_callers_is_run(admin: asyncpg.Connection) -> None:
         "CREATE FUNCTION public.f() RETURNS int LANGUAGE sql AS 'SELECT 1'",
         "CREATE TABLE public.knowledge_spy ()",
         "CREATE TEMPORARY TABLE knowledge_chunks ()",
-        "CREATE OR REPLACE FUNCTION tenantry.excerpt(text, text, tsquery) RETURNS text"
+        "CREATE OR REPLACE FUNCTION tenantry.excerpt(text, text, tsquery, tsquery) RETURNS text"
         " LANGUAGE sql AS 'SELECT $2'",
         "ALTER FUNCTION tenantry.similar_words(text, text[]) RESET ALL",
         "SET LOCAL ROLE tenantry_auth",
         "SELECT tenantry.filtered_documents('b0000000-0000-4000-8000-000000000015', '$.n > 0')",
-        "SELECT lexemes FROM ONLY knowledge_chunks WHERE tenantry.excerpt('x', content, 'x') = ''",
+        "SELECT lexemes FROM ONLY knowledge_chunks"
+        " WHERE tenantry.excerpt('x', content, 'x', NULL) = ''",
     ],
 )
 async def test_the_application_makes_nothing(

@@ -25,6 +25,11 @@ async def found(library: Library, tenant: str, text: str, *, k: int = 10) -> lis
         return await keyword_search(tx, text, k=k)
 
 
+async def found_by_both(library: Library, tenant: str, text: str) -> list[Hit]:
+    async with library.db.tenant(library.tenants[tenant]) as tx:
+        return await hybrid_search(tx, text=text, embedding=QUESTION)
+
+
 # Brackets
 
 INEQUALITY = "If x<y then the zeppelin rule applies when z>3."
@@ -66,8 +71,7 @@ async def test_words_that_nobody_has_displace_none(library: Library, number: int
     await library.add(name, *(f"chunk {n}" for n in range(number // 2)))
     text = " ".join(f"qq{n}" for n in range(60)) + " yacht zebra"
     assert sorted(contents(await found(library, name, text))) == ["a zebra", "the yachts"]
-    async with library.db.tenant(library.tenants[name]) as tx:
-        hits = await hybrid_search(tx, text=text, embedding=QUESTION)
+    hits = await found_by_both(library, name, text)
     assert sorted(contents(hits)) == ["a zebra", "the yachts"]
 
 
@@ -125,6 +129,45 @@ async def test_highlight_where_a_long_text_is_cut(library: Library, before: int,
     assert hit.highlight is not None
     marked = [part for part, matches in hit.highlight.parts if matches]
     assert marked == (["needle"] if text == "needle" else ["needle", "work"])
+
+
+APART = "Every refund is slow. " + PADDING * 20 + "A policy, a refund. " + PADDING * 20
+QUOTED = "Our refund policy is strict, and the fee is due. "
+
+
+@pytest.mark.parametrize("before", [APART, APART + PADDING * 300], ids=["near", "far"])
+@pytest.mark.parametrize(
+    ("text", "marked"),
+    [
+        ('"refund policy"', ["refund", "policy"]),
+        ('fee "refund policy" -pin', ["refund", "policy", "fee"]),
+        ('"due refund" OR "refund policy"', ["refund", "policy", "due"]),
+    ],
+)
+async def test_highlight_of_a_phrase(
+    library: Library, before: str, text: str, marked: list[str]
+) -> None:
+    """What is demanded is shown, and not its words where they stand apart."""
+    name = f"phrase-{len(before)}"
+    if name not in library.tenants:
+        await library.add(name, before + QUOTED + PADDING * 20)
+    for hits in (
+        await found(library, name, text),
+        await found_by_both(library, name, text),
+    ):
+        (hit,) = hits
+        assert hit.highlight is not None
+        assert "refund policy" in str(hit.highlight)
+        assert "slow" not in str(hit.highlight)
+        assert [part for part, matches in hit.highlight.parts if matches] == marked
+
+
+async def test_highlight_of_phrases_far_apart(library: Library) -> None:
+    """Where no excerpt can show all that is demanded, it shows some of it."""
+    await library.add("phrases", QUOTED + PADDING * 300 + "Refunds take ten days. " + PADDING)
+    (hit,) = await found(library, "phrases", '"refund policy" "ten days"')
+    assert hit.highlight is not None
+    assert ("policy", True) in hit.highlight.parts
 
 
 def broken(part: str) -> bool:

@@ -421,7 +421,11 @@ REVOKE ALL ON FUNCTION tenantry.demands(text[], jsonb, text[]) FROM PUBLIC;
 -- text it gets the first 4,000 characters that match, looked for in 100,000, or the first of all, and
 -- 200 more, so that what stands across two pieces is whole in the first.
 -- Accents are put together with their letters, as in tenantry.lexemes.
-CREATE OR REPLACE FUNCTION tenantry.excerpt(language text, content text, question tsquery)
+--
+-- demanded is what has to be there, as a phrase in quotes; NULL: nothing. Where it stands comes first.
+CREATE OR REPLACE FUNCTION tenantry.excerpt(
+    language text, content text, question tsquery, demanded tsquery
+)
     RETURNS text
     LANGUAGE sql IMMUTABLE
     SET search_path = pg_catalog, pg_temp
@@ -432,7 +436,10 @@ AS $$
             CASE WHEN shown ~ E'[\u0300-\u036F\u0653-\u0655\u1161-\u11C2\u3099\u309A]' THEN normalize(shown) ELSE shown END,
             E'<\uE000\uE001\uE002', E'\uE002'
         ),
-        question,
+        CASE WHEN demanded IS NOT NULL AND tenantry.lexemes(language, shown) @@ demanded
+            THEN demanded && question  -- the question's other words are marked as well
+            ELSE question
+        END,
         CASE WHEN char_length(content) <= 240
             THEN E'StartSel=\uE000, StopSel=\uE001, HighlightAll=true'
             ELSE E'StartSel=\uE000, StopSel=\uE001, MaxFragments=2, MaxWords=30, MinWords=12, FragmentDelimiter=" \u2026 "'
@@ -441,13 +448,15 @@ AS $$
       FROM (
         SELECT CASE WHEN char_length(content) <= 4000 THEN content ELSE coalesce(
             (SELECT piece FROM generate_series(0, 24) n, substr(content, 1 + n * 4000, 4200) piece
+              WHERE demanded IS NOT NULL AND tenantry.lexemes(language, piece) @@ demanded LIMIT 1),
+            (SELECT piece FROM generate_series(0, 24) n, substr(content, 1 + n * 4000, 4200) piece
               WHERE tenantry.lexemes(language, piece) @@ question LIMIT 1),
             left(content, 4000)
         ) END AS shown
       ) t
 $$;
 
-REVOKE ALL ON FUNCTION tenantry.excerpt(text, text, tsquery) FROM PUBLIC;
+REVOKE ALL ON FUNCTION tenantry.excerpt(text, text, tsquery, tsquery) FROM PUBLIC;
 
 -- The tenant's k chunks nearest to a vector, nearest first, and all its chunks where there are
 -- fewer. For the search functions only, which run as tenantry_auth.
@@ -779,7 +788,10 @@ BEGIN
     RETURN QUERY
     SELECT c.id, c.document_id, d.title, c.content, n.score,
            CASE WHEN marked THEN
-               tenantry.excerpt(c.language, c.content, coalesce(t.everything || present, t.everything, present))
+               tenantry.excerpt(
+                   c.language, c.content, coalesce(t.everything || present, t.everything, present),
+                   present
+               )
            END
       FROM tenantry.matching_chunks(
                tenant, t.everything, t.rare, t.terms, t.weights, demanded, k,
@@ -892,7 +904,10 @@ BEGIN
     )
     SELECT c.id, c.document_id, d.title, c.content, 1 / (1 + exp(-b.score)),
            CASE WHEN marked THEN
-               tenantry.excerpt(c.language, c.content, coalesce(t.everything || present, t.everything, present))
+               tenantry.excerpt(
+                   c.language, c.content, coalesce(t.everything || present, t.everything, present),
+                   present
+               )
            END
       FROM best b
      CROSS JOIN LATERAL (
