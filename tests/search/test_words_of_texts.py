@@ -75,6 +75,29 @@ async def test_words_that_nobody_has_displace_none(library: Library, number: int
     assert sorted(contents(hits)) == ["a zebra", "the yachts"]
 
 
+# Words that many chunks have
+
+EACH_AN_EIGHTH = """
+    INSERT INTO knowledge_chunks (tenant_id, id, document_id, position, content)
+    SELECT $1, gen_random_uuid(), $2, n, 'number n' || n
+           || CASE n % 8 WHEN 0 THEN ' refund' WHEN 1 THEN ' invoice' WHEN 2 THEN ' order' ELSE '' END
+           || CASE n % 40 WHEN 3 THEN ' friday' ELSE '' END
+      FROM generate_series(1, 1000) n
+"""
+
+
+@pytest.mark.parametrize("k", [1, 10])
+async def test_a_rare_word_does_not_outdo_all_others(library: Library, k: int) -> None:
+    """A chunk with three of the words is found, though each of them is in every eighth chunk, and
+    the word that it lacks is a rarer one, which others have."""
+    best = "a refund of the invoice for an order"
+    if "eighths" not in library.tenants:
+        document = await library.add("eighths", best)
+        await library.admin.execute(EACH_AN_EIGHTH, library.tenants["eighths"], document)
+    hits = await found(library, "eighths", "refund invoice order friday", k=k)
+    assert hits[0].content == best
+
+
 # Corrections
 
 
