@@ -252,6 +252,14 @@ async def test_highlights_mark_the_forms(library: Library) -> None:
     assert letters.highlight.html() == "common words about r<mark>efund</mark>s"
 
 
+async def test_highlights_of_letters_are_no_pattern(library: Library) -> None:
+    """What is syntax of a regular expression is marked as it stands."""
+    await library.add("syntax", "The price (n.e.) fell.")
+    (hit,) = await found(library, "ice (n", tenant="syntax")
+    assert hit.highlight is not None
+    assert hit.highlight.html() == "The pr<mark>ice (n</mark>.e.) fell."
+
+
 @pytest.mark.parametrize("text", ["univresity", "niversity", "uinversities"])
 async def test_corrections_are_in_their_basic_form_already(library: Library, text: str) -> None:
     """`univers`, of universities, is not cut to `univer`, which nothing has."""

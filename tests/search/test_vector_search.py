@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 from sqlalchemy import text
 
-from tenantry.search import explain_vector_search, vector_search
+from tenantry import TenantSession
+from tenantry.errors import ConfigurationError
+from tenantry.search import explain_vector_search, hybrid_search, planning, vector_search
 from tests.conftest import Server
 from tests.search.large import (
     AROUND,
@@ -135,6 +137,42 @@ async def test_the_border_follows_what_was_measured(library: Library) -> None:
     assert f"{MANY} candidates" in before.reason
     assert (after.exact_up_to, after.ef_search) == (100, 400)
     assert "the index of all tenants' vectors is asked, with ef_search 400; if it" in after.reason
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "garbage",
+        "[" * 100_000,
+        '{"whole": {"roots": "wide", "least": 1, "ef_search": {}}}',
+        '{"whole": {"roots": 1e300, "least": 1, "ef_search": {}}}',
+        '{"whole": {"roots": 1, "least": 1.5, "ef_search": {}}}',
+        '{"whole": {"roots": 1, "least": 1, "ef_search": 400}}',
+        '{"whole": {"roots": 1, "least": 1, "ef_search": {"most": 400}}}',
+    ],
+    ids=lambda setting: setting[:60],
+)
+@pytest.mark.parametrize("search", ["vectors", "documents", "filtered", "hybrid", "explain"])
+async def test_a_setting_that_cannot_be_read(library: Library, setting: str, search: str) -> None:
+    """Every search that would go by it says which setting is wrong, and how it is mended."""
+    planning._plans.clear()
+    searches: dict[str, Callable[[TenantSession], Awaitable[object]]] = {
+        "vectors": lambda tx: vector_search(tx, QUESTION),
+        "documents": lambda tx: vector_search(tx, QUESTION, documents=True),
+        "filtered": lambda tx: vector_search(tx, QUESTION, where={"n": {"$gt": 30}}),
+        "hybrid": lambda tx: hybrid_search(tx, text="chunk", embedding=QUESTION),
+        "explain": explain_vector_search,
+    }
+    async with as_tenant(library, "small") as tx:
+        await tx.execute(
+            text("SELECT set_config('tenantry.vector_search', :setting, true)"),
+            {"setting": setting},
+        )
+        with pytest.raises(
+            ConfigurationError,
+            match=r"tenantry\.vector_search cannot be used: .*`tenantry knowledge tune`",
+        ):
+            await searches[search](tx)
 
 
 async def test_no_setting_reaches_the_recall(library: Library) -> None:

@@ -47,40 +47,40 @@ class Highlight:
         return cls(tuple(parts))
 
     @classmethod
-    def of(cls, text: str, wanted: list[str], *, around: int = 100) -> Highlight | None:
-        """Mark what stands in ``text`` letter for letter, in whatever case.
+    def of(
+        cls, text: str, wanted: re.Pattern[str] | None, *, around: int = 100
+    ) -> Highlight | None:
+        """Mark what ``text`` has of ``wanted``.
 
         Args:
             text: The text.
-            wanted: What to mark in it.
+            wanted: What to mark in it; None for nothing.
             around: Characters of it to keep before the first match, and after that four times as
                 many.
 
         Returns:
-            None where it holds none of them.
+            None where it has none of it.
         """
-        first = _pattern(wanted).search(text) if wanted else None
-        if first is None:
+        if wanted is None or (first := wanted.search(text)) is None:
             return None
         start = min(first.start(), _between_signs(text, max(0, first.start() - around)))
         cut = text[start : _between_signs(text, first.end() + 4 * around)]
         return cls(((_without_marks(cut), False),)).also(wanted)
 
-    def also(self, wanted: list[str]) -> Highlight:
-        """Return the same excerpt, in which what stands there letter for letter is marked, too."""
-        if not wanted:
+    def also(self, wanted: re.Pattern[str] | None) -> Highlight:
+        """Return the same excerpt, in which ``wanted`` is marked, too; None for nothing."""
+        if wanted is None:
             return self
-        pattern = _pattern(wanted)
         parts: list[tuple[str, bool]] = []
         for text, matches in self.parts:
-            parts += [(text, True)] if matches else _marked(text, pattern)
+            parts += [(text, True)] if matches else _marked(text, wanted)
         return Highlight(tuple(parts))
 
 
-def _marked(text: str, pattern: re.Pattern[str]) -> list[tuple[str, bool]]:
+def _marked(text: str, wanted: re.Pattern[str]) -> list[tuple[str, bool]]:
     parts: list[tuple[str, bool]] = []
     at = 0
-    while match := pattern.search(text, at):
+    while match := wanted.search(text, at):
         stop = _between_signs(text, match.end())
         parts += [(text[at : match.start()], False), (text[match.start() : stop], True)]
         at = stop
@@ -94,10 +94,6 @@ def _between_signs(text: str, at: int) -> int:
     ):
         at += 1
     return at
-
-
-def _pattern(wanted: list[str]) -> re.Pattern[str]:
-    return re.compile("|".join(map(re.escape, wanted)), re.IGNORECASE)
 
 
 def _without_marks(text: str) -> str:

@@ -138,6 +138,7 @@ async def explain_vector_search(
     Raises:
         InvalidValueError: An argument is out of its range.
         TenantRequiredError: ``tx`` is not bound to a tenant.
+        ConfigurationError: The setting ``tenantry.vector_search`` cannot be used.
     """
     return await _plan(
         checked_session(tx),

@@ -23,6 +23,13 @@ _IDEOGRAPHS: Final = "\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900
 """Chinese characters and kana: what the SQL function tenantry.lexemes takes apart as well."""
 
 _RUN: Final = re.compile(f"[{_IDEOGRAPHS}]+")
+# PostgreSQL's parser drops the signs of such a name: it is spelled as people do who cannot type
+# them, in texts by tenantry.lexemes and in questions here.
+_NAME: Final = re.compile(r"(?<!\w)(?:([a-z])(\+\+|#)|\.net\b)", re.ASCII | re.IGNORECASE)
+_SPELLED: Final = re.compile(r"\b(?:([a-z])(plusplus|sharp)|dotnet)\b", re.ASCII | re.IGNORECASE)
+_SPELLINGS: Final = {"++": "plusplus", "#": "sharp"}
+_SIGNS: Final = {"plusplus": r"\+\+", "sharp": "#"}
+
 _TOKEN: Final = re.compile(r'(?P<minus>(?<!\S)-)?(?:"(?P<phrase>[^"]*)"?|(?P<word>[^\s"]+))')
 # What phones and offices make of quotation marks.
 _QUOTES: Final = str.maketrans("“”„«»", '"""""')
@@ -53,10 +60,23 @@ class Query:
         return json.dumps(self.required)
 
     @property
-    def signs(self) -> list[str]:
-        """What is looked for in scripts without spaces: neighbours, and what stands alone."""
+    def signs(self) -> re.Pattern[str] | None:
+        """What is looked for and PostgreSQL does not mark; None for nothing.
+
+        In scripts without spaces: neighbours, and what stands alone. And names such as C++.
+        """
         alone = [word for word in self.words.split() if _RUN.fullmatch(word)]
-        return [*(pair.replace(" ", "") for pair in self.pairs), *dict.fromkeys(alone)]
+        names = [
+            rf"(?<!\w){name[1]}{_SIGNS[name[2].lower()]}" if name[1] else r"(?<!\w)\.net\b"
+            for name in _SPELLED.finditer(self.words)
+        ]
+        wanted = dict.fromkeys([*(pair.replace(" ", "") for pair in self.pairs), *alone, *names])
+        return re.compile("|".join(wanted), re.ASCII | re.IGNORECASE) if wanted else None
+
+    @property
+    def correctable(self) -> str:
+        """The words but for names such as C++: no other word is meant by them."""
+        return _SPELLED.sub(" ", self.words)
 
     @property
     def is_plain(self) -> bool:
@@ -80,7 +100,7 @@ class Query:
         joins = False
         for token in _TOKEN.finditer(composed(text).translate(_QUOTES)):
             phrase, word = token["phrase"], token["word"]
-            content = phrase if word is None else word
+            content = _spelled(phrase if word is None else word)
             if word == "OR" and not token["minus"]:
                 joins = last is not None
             elif not content.strip():
@@ -134,6 +154,13 @@ def without_accents(word: str) -> str:
     """Return ``word`` as who has no key for an accent types it."""
     letters = unicodedata.normalize("NFD", word)
     return composed("".join(each for each in letters if not unicodedata.combining(each)))
+
+
+def _spelled(text: str) -> str:
+    """Return ``text`` with names such as C++ in letters, as tenantry.lexemes has them."""
+    return _NAME.sub(
+        lambda name: f" {name[1]}{_SPELLINGS[name[2]]} " if name[1] else " dotnet ", text
+    )
 
 
 def _spaced(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -109,6 +110,7 @@ async def vector_search(
         InvalidValueError: An argument is out of its range, or ``embedding`` is no vector that
             cosine distance is defined for.
         TenantRequiredError: ``tx`` is not bound to a tenant.
+        ConfigurationError: The setting ``tenantry.vector_search`` cannot be used.
         SessionUseError: Another task is using ``tx``.
         DatabaseUnavailableError: The connection was lost.
         sqlalchemy.exc.DBAPIError: PostgreSQL refused, as after a timeout or in a transaction that
@@ -232,9 +234,8 @@ class _KeywordSearch:
         """
         alike: list[str] = []
         others: list[str] = []
-        for asked, candidates in await fetch(
-            self.tx, _SIMILAR_WORDS, self.query.words, self.spoken
-        ):
+        words = self.query.correctable
+        for asked, candidates in await fetch(self.tx, _SIMILAR_WORDS, words, self.spoken):
             word = without_accents(asked)
             known = {each: without_accents(each) for each in candidates}
             begin_alike = [each for each in known.values() if each[:3] == word[:3]]
@@ -259,7 +260,9 @@ class _KeywordSearch:
         ][: self.k - len(hits)]
 
     def _letters_in(self, content: str) -> Highlight | None:
-        return Highlight.of(content, [self.query.text]) if self.marked else None
+        if not self.marked:
+            return None
+        return Highlight.of(content, re.compile(re.escape(self.query.text), re.IGNORECASE))
 
 
 @observed
@@ -299,6 +302,7 @@ async def hybrid_search(
     Raises:
         InvalidValueError: An argument is out of its range or of another type.
         TenantRequiredError: ``tx`` is not bound to a tenant.
+        ConfigurationError: The setting ``tenantry.vector_search`` cannot be used.
         SessionUseError: Another task is using ``tx``.
         DatabaseUnavailableError: The connection was lost.
         sqlalchemy.exc.DBAPIError: PostgreSQL refused, as after a timeout or in a transaction that
@@ -336,16 +340,18 @@ def nearest_wanted(query: Query, k: int) -> int:
     return pool_size(k) if query.is_plain else max(pool_size(k), _DEMANDING_POOL)
 
 
-def _hit(row: Any, signs: list[str]) -> Hit:
+def _hit(row: Any, signs: re.Pattern[str] | None) -> Hit:
     id_, document_id, title, content, score, excerpt = row
     return Hit(id_, document_id, title, content, score, _highlight(content, excerpt, signs))
 
 
-def _highlight(content: str, excerpt: str | None, signs: list[str]) -> Highlight | None:
+def _highlight(
+    content: str, excerpt: str | None, signs: re.Pattern[str] | None
+) -> Highlight | None:
     if excerpt is None:
         return None
     marked = Highlight.from_marked(excerpt)
-    # PostgreSQL takes a run of Chinese or Japanese for one word, and marks none.
+    # PostgreSQL takes a run of Chinese or Japanese for one word, and C++ for C, and marks neither.
     if any(matches for _, matches in marked.parts):
         return marked.also(signs)
     return Highlight.of(composed(content), signs)

@@ -282,6 +282,8 @@ def translate(  # noqa: PLR0911 - one for each kind of refusal
             f"There is no such tenant, so {table} cannot hold its rows. `tenantry tenant list` "
             "shows the tenants."
         )
+    if state == "F0000":
+        return ConfigurationError(str(details.get("message")))  # tenantry.plan_vector_search's own
     if state == "25006":
         return ReadOnlyError(
             f"PostgreSQL refused: {details.get('message')}. This session is read-only, or its "

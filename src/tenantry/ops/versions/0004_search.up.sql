@@ -64,21 +64,40 @@ GRANT EXECUTE ON FUNCTION tenantry.word_forms(text)
 --
 -- A letter with its accent can be one sign or two. Where there are accents, syllables' parts or kana's
 -- marks that stand for themselves, they are put together (NFC), as those of a question are.
+--
+-- The parser drops signs: C, C++ and C# would be one word, and .NET a net. A letter with ++ or #, and .NET,
+-- are spelled as people do who cannot type the signs: cplusplus, csharp, dotnet.
+--
+-- Not STRICT, so that it becomes part of the INSERT: a call for each chunk would cost more than to
+-- look for these names.
 CREATE OR REPLACE FUNCTION tenantry.lexemes(language text, content text) RETURNS tsvector
-    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN pg_catalog.to_tsvector(
         tenantry.word_forms(language),
-        CASE
-            WHEN pg_catalog.octet_length(content) = pg_catalog.char_length(content)
-                THEN pg_catalog.translate(pg_catalog.left(content, 100000), '<', ' ')
-            ELSE pg_catalog.regexp_replace(
-                CASE WHEN pg_catalog.left(content, 100000) ~ '[\u0300-\u036F\u0653-\u0655\u1161-\u11C2\u3099\u309A]'
-                    THEN pg_catalog.normalize(pg_catalog.left(content, 100000))
-                    ELSE pg_catalog.left(content, 100000)
-                END,
-                '([\u3005-\u3007\u3040-\u30FF\u3400-\u4DBF\u4E00-\u9FFF\uF900-\uFAFF])|<',
-                ' \1 ', 'g')
-        END
+        pg_catalog.translate(
+            CASE
+                WHEN content ~ '(?<![A-Za-z0-9_])([A-Za-z](\+\+|#)|\.(NET|Net|net)(?![A-Za-z0-9_]))'
+                    THEN pg_catalog.regexp_replace(
+                        pg_catalog.regexp_replace(
+                            pg_catalog.regexp_replace(
+                                pg_catalog.regexp_replace(
+                                    pg_catalog.normalize(pg_catalog.left(content, 100000)),
+                                    '([\u3005-\u3007\u3040-\u30FF\u3400-\u4DBF\u4E00-\u9FFF\uF900-\uFAFF])',
+                                    ' \1 ', 'g'),
+                                '(?<![A-Za-z0-9_])([A-Za-z])\+\+', ' \1plusplus ', 'g'),
+                            '(?<![A-Za-z0-9_])([A-Za-z])#', ' \1sharp ', 'g'),
+                        '(?<![A-Za-z0-9_])\.(NET|Net|net)(?![A-Za-z0-9_])', ' dotnet ', 'g')
+                WHEN pg_catalog.octet_length(content) <= 100000
+                     AND pg_catalog.octet_length(content) = pg_catalog.char_length(content)
+                    THEN content
+                ELSE pg_catalog.regexp_replace(
+                    CASE WHEN pg_catalog.left(content, 100000) ~ '[\u0300-\u036F\u0653-\u0655\u1161-\u11C2\u3099\u309A]'
+                        THEN pg_catalog.normalize(pg_catalog.left(content, 100000))
+                        ELSE pg_catalog.left(content, 100000)
+                    END,
+                    '([\u3005-\u3007\u3040-\u30FF\u3400-\u4DBF\u4E00-\u9FFF\uF900-\uFAFF])',
+                    ' \1 ', 'g')
+            END, '<', ' ')
     );
 
 REVOKE ALL ON FUNCTION tenantry.lexemes(text, text) FROM PUBLIC;
@@ -157,7 +176,8 @@ SET LOCAL ROLE tenantry_auth;
 -- That multiple, and the ef_search that each recall takes, depend on the vectors and the machine.
 -- `tenantry knowledge tune` measures them and keeps them in the database's setting
 -- tenantry.vector_search; what stands here is for a database where nobody has. Where no ef_search
--- has reached the recall, the index is not asked.
+-- has reached the recall, the index is not asked. A value that cannot be read is an error of its own,
+-- of SQLSTATE F0000.
 CREATE OR REPLACE FUNCTION tenantry.plan_vector_search(
     tenant uuid, wanted_documents uuid[], k integer, recall double precision,
     of_documents boolean,
@@ -173,18 +193,19 @@ AS $$
 DECLARE
     -- For each index: a multiple of the root of k * N, the least number of candidates, and by the
     -- recall that they reach, settings of ef_search.
-    tuned jsonb := coalesce(
+    tuned jsonb;
+    total double precision;
+    searched oid := CASE WHEN of_documents THEN 'public.knowledge_documents'::regclass
+                         ELSE 'public.knowledge_chunks'::regclass END;
+    lacks_some boolean;
+BEGIN
+    tuned := coalesce(
         nullif(current_setting('tenantry.vector_search', true), ''),
         '{"whole": {"roots": 7, "least": 2000,
                     "ef_search": {"0.9": 400, "0.95": 800, "0.97": 1000}},
           "part": {"roots": 0.7, "least": 1500,
                    "ef_search": {"0.9": 60, "0.95": 120, "0.97": 250, "0.99": 500}}}'
     );
-    total double precision;
-    searched oid := CASE WHEN of_documents THEN 'public.knowledge_documents'::regclass
-                         ELSE 'public.knowledge_chunks'::regclass END;
-    lacks_some boolean;
-BEGIN
     plan := CASE
         WHEN NOT of_documents AND (
             SELECT i.indisvalid AND i.indisready FROM pg_index i
@@ -283,6 +304,14 @@ BEGIN
     IF candidates <= exact_up_to THEN
         plan := 'exact';
     END IF;
+EXCEPTION WHEN data_exception OR statement_too_complex THEN
+    -- By nothing but the setting: rows and arguments have their types already.
+    RAISE EXCEPTION USING
+        ERRCODE = 'config_file_error',
+        MESSAGE = format(
+            'The setting tenantry.vector_search cannot be used: %s. Run `tenantry knowledge tune`, which '
+            'writes it anew, or ALTER DATABASE ... RESET tenantry.vector_search; then connect again.',
+            SQLERRM);
 END
 $$;
 

@@ -10,21 +10,40 @@
 --
 -- A letter with its accent can be one sign or two. Where there are accents, syllables' parts or kana's
 -- marks that stand for themselves, they are put together (NFC), as those of a question are.
+--
+-- The parser drops signs: C, C++ and C# would be one word, and .NET a net. A letter with ++ or #, and .NET,
+-- are spelled as people do who cannot type the signs: cplusplus, csharp, dotnet.
+--
+-- Not STRICT, so that it becomes part of the INSERT: a call for each chunk would cost more than to
+-- look for these names.
 CREATE OR REPLACE FUNCTION tenantry.lexemes(language text, content text) RETURNS tsvector
-    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN pg_catalog.to_tsvector(
         tenantry.word_forms(language),
-        CASE
-            WHEN pg_catalog.octet_length(content) = pg_catalog.char_length(content)
-                THEN pg_catalog.translate(pg_catalog.left(content, 100000), '<', ' ')
-            ELSE pg_catalog.regexp_replace(
-                CASE WHEN pg_catalog.left(content, 100000) ~ '[\u0300-\u036F\u0653-\u0655\u1161-\u11C2\u3099\u309A]'
-                    THEN pg_catalog.normalize(pg_catalog.left(content, 100000))
-                    ELSE pg_catalog.left(content, 100000)
-                END,
-                '([\u3005-\u3007\u3040-\u30FF\u3400-\u4DBF\u4E00-\u9FFF\uF900-\uFAFF])|<',
-                ' \1 ', 'g')
-        END
+        pg_catalog.translate(
+            CASE
+                WHEN content ~ '(?<![A-Za-z0-9_])([A-Za-z](\+\+|#)|\.(NET|Net|net)(?![A-Za-z0-9_]))'
+                    THEN pg_catalog.regexp_replace(
+                        pg_catalog.regexp_replace(
+                            pg_catalog.regexp_replace(
+                                pg_catalog.regexp_replace(
+                                    pg_catalog.normalize(pg_catalog.left(content, 100000)),
+                                    '([\u3005-\u3007\u3040-\u30FF\u3400-\u4DBF\u4E00-\u9FFF\uF900-\uFAFF])',
+                                    ' \1 ', 'g'),
+                                '(?<![A-Za-z0-9_])([A-Za-z])\+\+', ' \1plusplus ', 'g'),
+                            '(?<![A-Za-z0-9_])([A-Za-z])#', ' \1sharp ', 'g'),
+                        '(?<![A-Za-z0-9_])\.(NET|Net|net)(?![A-Za-z0-9_])', ' dotnet ', 'g')
+                WHEN pg_catalog.octet_length(content) <= 100000
+                     AND pg_catalog.octet_length(content) = pg_catalog.char_length(content)
+                    THEN content
+                ELSE pg_catalog.regexp_replace(
+                    CASE WHEN pg_catalog.left(content, 100000) ~ '[\u0300-\u036F\u0653-\u0655\u1161-\u11C2\u3099\u309A]'
+                        THEN pg_catalog.normalize(pg_catalog.left(content, 100000))
+                        ELSE pg_catalog.left(content, 100000)
+                    END,
+                    '([\u3005-\u3007\u3040-\u30FF\u3400-\u4DBF\u4E00-\u9FFF\uF900-\uFAFF])',
+                    ' \1 ', 'g')
+            END, '<', ' ')
     );
 
 REVOKE ALL ON FUNCTION tenantry.lexemes(text, text) FROM PUBLIC;

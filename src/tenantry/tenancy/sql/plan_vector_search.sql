@@ -19,7 +19,8 @@
 -- That multiple, and the ef_search that each recall takes, depend on the vectors and the machine.
 -- `tenantry knowledge tune` measures them and keeps them in the database's setting
 -- tenantry.vector_search; what stands here is for a database where nobody has. Where no ef_search
--- has reached the recall, the index is not asked.
+-- has reached the recall, the index is not asked. A value that cannot be read is an error of its own,
+-- of SQLSTATE F0000.
 CREATE OR REPLACE FUNCTION tenantry.plan_vector_search(
     tenant uuid, wanted_documents uuid[], k integer, recall double precision,
     of_documents boolean,
@@ -35,18 +36,19 @@ AS $$
 DECLARE
     -- For each index: a multiple of the root of k * N, the least number of candidates, and by the
     -- recall that they reach, settings of ef_search.
-    tuned jsonb := coalesce(
+    tuned jsonb;
+    total double precision;
+    searched oid := CASE WHEN of_documents THEN 'public.knowledge_documents'::regclass
+                         ELSE 'public.knowledge_chunks'::regclass END;
+    lacks_some boolean;
+BEGIN
+    tuned := coalesce(
         nullif(current_setting('tenantry.vector_search', true), ''),
         '{"whole": {"roots": 7, "least": 2000,
                     "ef_search": {"0.9": 400, "0.95": 800, "0.97": 1000}},
           "part": {"roots": 0.7, "least": 1500,
                    "ef_search": {"0.9": 60, "0.95": 120, "0.97": 250, "0.99": 500}}}'
     );
-    total double precision;
-    searched oid := CASE WHEN of_documents THEN 'public.knowledge_documents'::regclass
-                         ELSE 'public.knowledge_chunks'::regclass END;
-    lacks_some boolean;
-BEGIN
     plan := CASE
         WHEN NOT of_documents AND (
             SELECT i.indisvalid AND i.indisready FROM pg_index i
@@ -145,6 +147,14 @@ BEGIN
     IF candidates <= exact_up_to THEN
         plan := 'exact';
     END IF;
+EXCEPTION WHEN data_exception OR statement_too_complex THEN
+    -- By nothing but the setting: rows and arguments have their types already.
+    RAISE EXCEPTION USING
+        ERRCODE = 'config_file_error',
+        MESSAGE = format(
+            'The setting tenantry.vector_search cannot be used: %s. Run `tenantry knowledge tune`, which '
+            'writes it anew, or ALTER DATABASE ... RESET tenantry.vector_search; then connect again.',
+            SQLERRM);
 END
 $$;
 
