@@ -20,7 +20,7 @@ CREATE OR REPLACE FUNCTION tenantry.lexemes(language text, content text) RETURNS
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN pg_catalog.to_tsvector(
         tenantry.word_forms(language),
-        pg_catalog.translate(
+        pg_catalog.replace(
             CASE
                 WHEN content ~ '(?<![A-Za-z0-9_])([A-Za-z](\+\+|#)|\.(NET|Net|net)(?![A-Za-z0-9_]))'
                     THEN pg_catalog.regexp_replace(
