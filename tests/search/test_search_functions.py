@@ -43,6 +43,10 @@ QUESTIONS = [
     f"SELECT * FROM tenantry.search_hybrid({ASKED}, {WORDS}, 50, NULL, 50, 0.5, 1, true)",
     f"SELECT * FROM tenantry.search_hybrid({ASKED}, '', '{{}}', '[]', '{{nearest}}', NULL, 50,"
     " NULL, 1, 0.5, 1, true)",
+    # More words than count, of which B alone has some: they displace none of A's.
+    "SELECT * FROM tenantry.search_keywords("
+    "'apple mine secret ' || (SELECT string_agg(n::text, ' ') FROM generate_series(1, 40) n),"
+    " '{}', '[]', '{}', NULL, 50, NULL, true)",
     "SELECT * FROM tenantry.similar_words('appel häuser', NULL)",
     "SELECT * FROM tenantry.search_substrings('pple', 50, NULL)",
     "SELECT * FROM tenantry.search_substrings('pple', 50, '$.n == 2')",
@@ -336,12 +340,13 @@ async def test_nothing_of_the_callers_is_run(admin: asyncpg.Connection) -> None:
         "CREATE FUNCTION public.f() RETURNS int LANGUAGE sql AS 'SELECT 1'",
         "CREATE TABLE public.knowledge_spy ()",
         "CREATE TEMPORARY TABLE knowledge_chunks ()",
-        "CREATE OR REPLACE FUNCTION tenantry.excerpt(text, text, tsquery) RETURNS text"
+        "CREATE OR REPLACE FUNCTION tenantry.excerpt(text, text, tsquery, tsquery) RETURNS text"
         " LANGUAGE sql AS 'SELECT $2'",
         "ALTER FUNCTION tenantry.similar_words(text, text[]) RESET ALL",
         "SET LOCAL ROLE tenantry_auth",
         "SELECT tenantry.filtered_documents('b0000000-0000-4000-8000-000000000015', '$.n > 0')",
-        "SELECT lexemes FROM ONLY knowledge_chunks WHERE tenantry.excerpt('x', content, 'x') = ''",
+        "SELECT lexemes FROM ONLY knowledge_chunks"
+        " WHERE tenantry.excerpt('x', content, 'x', NULL) = ''",
     ],
 )
 async def test_the_application_makes_nothing(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+import unicodedata
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
@@ -12,6 +13,7 @@ __all__ = ["Highlight", "Hit"]
 
 _START: Final = "\ue000"
 _STOP: Final = "\ue001"
+_JOINER: Final = "\u200d"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +63,8 @@ class Highlight:
         """
         if wanted is None or (first := wanted.search(text)) is None:
             return None
-        start = max(0, first.start() - around)
-        cut = text[start : first.end() + 4 * around]
+        start = min(first.start(), _between_signs(text, max(0, first.start() - around)))
+        cut = text[start : _between_signs(text, first.end() + 4 * around)]
         return cls(((_without_marks(cut), False),)).also(wanted)
 
     def also(self, wanted: re.Pattern[str] | None) -> Highlight:
@@ -71,12 +73,27 @@ class Highlight:
             return self
         parts: list[tuple[str, bool]] = []
         for text, matches in self.parts:
-            if matches:
-                parts.append((text, True))
-            else:
-                marked = wanted.sub(lambda match: f"{_START}{match[0]}{_STOP}", text)
-                parts += Highlight.from_marked(marked).parts
+            parts += [(text, True)] if matches else _marked(text, wanted)
         return Highlight(tuple(parts))
+
+
+def _marked(text: str, wanted: re.Pattern[str]) -> list[tuple[str, bool]]:
+    parts: list[tuple[str, bool]] = []
+    at = 0
+    while match := wanted.search(text, at):
+        stop = _between_signs(text, match.end())
+        parts += [(text[at : match.start()], False), (text[match.start() : stop], True)]
+        at = stop
+    return [part for part in (*parts, (text[at:], False)) if part[0]]
+
+
+def _between_signs(text: str, at: int) -> int:
+    """Return the next place where no letter is parted from its accents, nor a joined emoji."""
+    while 0 < at < len(text) and (
+        unicodedata.category(text[at]).startswith("M") or _JOINER in text[at - 1 : at + 1]
+    ):
+        at += 1
+    return at
 
 
 def _without_marks(text: str) -> str:

@@ -104,7 +104,10 @@ class VectorPlan:
         if self.plan == "exact":
             return f"{more}, but no setting of the index has reached the recall that is wanted."
         which = "the tenant's part" if self.plan == "part" else "all tenants' vectors"
-        return f"{more}: the index of {which} finds them, with ef_search {self.ef_search}."
+        return (
+            f"{more}: the index of {which} is asked, with ef_search {self.ef_search}; if it has "
+            "too few, each is compared."
+        )
 
 
 class VectorSearch(NamedTuple):

@@ -9,7 +9,7 @@ import unicodedata
 from dataclasses import dataclass, field
 from typing import Final
 
-__all__ = ["MAX_CHARACTERS", "Query", "composed"]
+__all__ = ["MAX_CHARACTERS", "Query", "composed", "without_accents"]
 
 MAX_CHARACTERS: Final = 4_000
 """Of a question's text are looked at; four pages say all that a search can use."""
@@ -148,6 +148,12 @@ def _storable(text: str) -> str:
 def composed(text: str) -> str:
     """Return ``text`` with letters and their accents as one sign, as tenantry.lexemes has it."""
     return unicodedata.normalize("NFC", text)
+
+
+def without_accents(word: str) -> str:
+    """Return ``word`` as who has no key for an accent types it."""
+    letters = unicodedata.normalize("NFD", word)
+    return composed("".join(each for each in letters if not unicodedata.combining(each)))
 
 
 def _spelled(text: str) -> str:

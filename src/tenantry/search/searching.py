@@ -26,7 +26,7 @@ from tenantry.search.planning import (
     exact_query,
     planned,
 )
-from tenantry.search.queries import Query, composed
+from tenantry.search.queries import Query, composed, without_accents
 from tenantry.tenancy.fetching import fetch, fetch_by_vector
 from tenantry.tenancy.sessions import TenantSession
 from tenantry.tenancy.vectors import Embedding, wire_direction
@@ -235,12 +235,15 @@ class _KeywordSearch:
         alike: list[str] = []
         others: list[str] = []
         words = self.query.correctable
-        for word, candidates in await fetch(self.tx, _SIMILAR_WORDS, words, self.spoken):
-            begin_alike = [each for each in candidates if each[:3] == word[:3]]
-            if close := get_close_matches(word, begin_alike, n=2, cutoff=_SIMILAR_ENOUGH):
-                alike += close
-            else:
-                others += get_close_matches(word, candidates, n=2, cutoff=_SIMILAR_THOUGH_ELSE)
+        for asked, candidates in await fetch(self.tx, _SIMILAR_WORDS, words, self.spoken):
+            word = without_accents(asked)
+            known = {each: without_accents(each) for each in candidates}
+            begin_alike = [each for each in known.values() if each[:3] == word[:3]]
+            close = get_close_matches(word, begin_alike, n=2, cutoff=_SIMILAR_ENOUGH)
+            further = get_close_matches(word, known.values(), n=2, cutoff=_SIMILAR_THOUGH_ELSE)
+            (alike if close else others).extend(
+                each for each, plain in known.items() if plain in (close or further)
+            )
         return alike, others
 
     async def by_letters(self, hits: list[Hit]) -> list[Hit]:

@@ -9,7 +9,7 @@ DROP FUNCTION tenantry.search_vectors(public.vector, integer, jsonpath, double p
 DROP FUNCTION tenantry.matching_chunks(uuid, tsquery, tsquery, tsquery[], double precision[], tsquery, integer, uuid[]);
 DROP FUNCTION tenantry.nearest_documents(uuid, public.vector, integer, uuid[], double precision);
 DROP FUNCTION tenantry.nearest_chunks(uuid, public.vector, integer, uuid[], double precision);
-DROP FUNCTION tenantry.excerpt(text, text, tsquery);
+DROP FUNCTION tenantry.excerpt(text, text, tsquery, tsquery);
 DROP FUNCTION tenantry.demands(text[], jsonb, text[]);
 DROP FUNCTION tenantry.weigh_terms(uuid, text, text[], text[]);
 DROP FUNCTION tenantry.filtered_documents(uuid, jsonpath);

@@ -59,6 +59,9 @@ GRANT EXECUTE ON FUNCTION tenantry.word_forms(text)
 -- one, and search puts neighbours together again. What comes after the first 100,000 characters is
 -- not found by keywords: a tsvector holds at most 1 MB, and a text with more would be refused.
 --
+-- For its parser, what stands between < and > is markup, and no text: so words of an inequality, or
+-- a program's types, would not be found. Without the < it is text.
+--
 -- A letter with its accent can be one sign or two. Where there are accents, syllables' parts or kana's
 -- marks that stand for themselves, they are put together (NFC), as those of a question are.
 --
@@ -71,29 +74,30 @@ CREATE OR REPLACE FUNCTION tenantry.lexemes(language text, content text) RETURNS
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN pg_catalog.to_tsvector(
         tenantry.word_forms(language),
-        CASE
-            WHEN content ~ '(?<![A-Za-z0-9_])([A-Za-z](\+\+|#)|\.(NET|Net|net)(?![A-Za-z0-9_]))'
-                THEN pg_catalog.regexp_replace(
-                    pg_catalog.regexp_replace(
+        pg_catalog.replace(
+            CASE
+                WHEN content ~ '(?<![A-Za-z0-9_])([A-Za-z](\+\+|#)|\.(NET|Net|net)(?![A-Za-z0-9_]))'
+                    THEN pg_catalog.regexp_replace(
                         pg_catalog.regexp_replace(
                             pg_catalog.regexp_replace(
-                                pg_catalog.normalize(pg_catalog.left(content, 100000)),
-                                '([\u3005-\u3007\u3040-\u30FF\u3400-\u4DBF\u4E00-\u9FFF\uF900-\uFAFF])',
-                                ' \1 ', 'g'),
-                            '(?<![A-Za-z0-9_])([A-Za-z])\+\+', ' \1plusplus ', 'g'),
-                        '(?<![A-Za-z0-9_])([A-Za-z])#', ' \1sharp ', 'g'),
-                    '(?<![A-Za-z0-9_])\.(NET|Net|net)(?![A-Za-z0-9_])', ' dotnet ', 'g')
-            WHEN pg_catalog.octet_length(content) <= 100000
-                 AND pg_catalog.octet_length(content) = pg_catalog.char_length(content)
-                THEN content
-            ELSE pg_catalog.regexp_replace(
-                CASE WHEN pg_catalog.left(content, 100000) ~ '[\u0300-\u036F\u0653-\u0655\u1161-\u11C2\u3099\u309A]'
-                    THEN pg_catalog.normalize(pg_catalog.left(content, 100000))
-                    ELSE pg_catalog.left(content, 100000)
-                END,
-                '([\u3005-\u3007\u3040-\u30FF\u3400-\u4DBF\u4E00-\u9FFF\uF900-\uFAFF])',
-                ' \1 ', 'g')
-        END
+                                pg_catalog.regexp_replace(
+                                    pg_catalog.normalize(pg_catalog.left(content, 100000)),
+                                    '([\u3005-\u3007\u3040-\u30FF\u3400-\u4DBF\u4E00-\u9FFF\uF900-\uFAFF])',
+                                    ' \1 ', 'g'),
+                                '(?<![A-Za-z0-9_])([A-Za-z])\+\+', ' \1plusplus ', 'g'),
+                            '(?<![A-Za-z0-9_])([A-Za-z])#', ' \1sharp ', 'g'),
+                        '(?<![A-Za-z0-9_])\.(NET|Net|net)(?![A-Za-z0-9_])', ' dotnet ', 'g')
+                WHEN pg_catalog.octet_length(content) <= 100000
+                     AND pg_catalog.octet_length(content) = pg_catalog.char_length(content)
+                    THEN content
+                ELSE pg_catalog.regexp_replace(
+                    CASE WHEN pg_catalog.left(content, 100000) ~ '[\u0300-\u036F\u0653-\u0655\u1161-\u11C2\u3099\u309A]'
+                        THEN pg_catalog.normalize(pg_catalog.left(content, 100000))
+                        ELSE pg_catalog.left(content, 100000)
+                    END,
+                    '([\u3005-\u3007\u3040-\u30FF\u3400-\u4DBF\u4E00-\u9FFF\uF900-\uFAFF])',
+                    ' \1 ', 'g')
+            END, '<', ' ')
     );
 
 REVOKE ALL ON FUNCTION tenantry.lexemes(text, text) FROM PUBLIC;
@@ -342,10 +346,12 @@ REVOKE ALL ON FUNCTION tenantry.filtered_documents(uuid, jsonpath) FROM PUBLIC;
 --   pairs    neighbours in a script without spaces, as in '退 款': a term each
 --   spoken   the question's languages; NULL: those that the tenant's chunks are in
 --
--- terms and weights belong together, at most 32, the weightiest. everything finds a chunk by any of
--- them. rare is for a large knowledge base: it finds by those terms that are in a tenth of the
--- chunks at most, and a term that is everywhere only adds to their score; in a small one, or where
--- every term is common, it is the same as everything.
+-- terms and weights belong together, at most 32, the weightiest: of more, those come last that no
+-- chunk has. everything finds a chunk by any of them. rare is for a large knowledge base: it finds by
+-- those terms that are in a tenth of the chunks at most, and a term that is everywhere only adds to
+-- their score; in a small one, or where every term is common, it is the same as everything. Common
+-- terms that together outweigh the rarest one are not left to that, but for the commonest: a chunk
+-- that has them all may be the best.
 --
 -- The weight is BM25's: ln(1 + (N - n + 0.5) / (n + 0.5)) (Robertson and Zaragoza, 2009, in the
 -- form of Lucene). N and n are counted in a sample, the 512 oldest and the 512 newest chunks;
@@ -383,21 +389,31 @@ BEGIN
         UNION
         SELECT phraseto_tsquery('pg_catalog.simple', pair) FROM unnest(pairs) pair
     ), counted AS (
-        SELECT a.term, count(s.lexemes) AS found, (SELECT count(*) FROM sample) AS size
+        SELECT a.term, count(s.lexemes) AS found, (SELECT count(*) FROM sample) AS size,
+               count(*) OVER () > 32 AS too_many
           FROM asked a LEFT JOIN sample s ON s.lexemes @@ a.term
          GROUP BY a.term
     ), weighed AS (
-        SELECT c.term, c.size < 512 OR c.found <= c.size * 0.1 AS is_rare,
+        SELECT c.term, c.size < 512 OR c.found <= c.size * 0.1 AS is_rare, c.found > 0 AS is_known,
                ln(1 + (c.size - c.found + 0.5) / (c.found + 0.5))::double precision AS weight
-          FROM counted c ORDER BY weight DESC, c.term LIMIT 32
+          FROM counted c
+         ORDER BY c.too_many AND c.found = 0 AND 0 = (
+                    SELECT count(*) FROM public.knowledge_chunks k
+                     WHERE k.tenant_id = tenant AND k.lexemes @@ c.term
+               ), weight DESC, c.term LIMIT 32
+    ), divided AS (
+        SELECT w.term, w.weight,
+               w.is_rare OR sum(w.weight) OVER (ORDER BY w.weight, w.term)
+                          > max(w.weight) FILTER (WHERE w.is_rare AND w.is_known) OVER () AS finds
+          FROM weighed w
     )
     SELECT (SELECT array_agg(h.language) FROM heard h),
-           array_agg(w.term), array_agg(w.weight),
-           string_agg(w.term::text, ' | ')::tsquery,
-           coalesce(string_agg(w.term::text, ' | ') FILTER (WHERE w.is_rare),
-                    string_agg(w.term::text, ' | '))::tsquery
+           array_agg(d.term), array_agg(d.weight),
+           string_agg(d.term::text, ' | ')::tsquery,
+           coalesce(string_agg(d.term::text, ' | ') FILTER (WHERE d.finds),
+                    string_agg(d.term::text, ' | '))::tsquery
       INTO languages, terms, weights, everything, rare
-      FROM weighed w;
+      FROM divided d;
 END
 $$;
 
@@ -415,7 +431,7 @@ CREATE OR REPLACE FUNCTION tenantry.demands(languages text[], required jsonb, ex
     SET search_path = pg_catalog, pg_temp
 AS $$
     WITH phrases AS (
-        SELECT g.number, phraseto_tsquery(tenantry.word_forms(l), p) AS phrase
+        SELECT g.number, phraseto_tsquery(tenantry.word_forms(l), translate(p, '<', ' ')) AS phrase
           FROM jsonb_array_elements(required) WITH ORDINALITY g (phrases, number),
                jsonb_array_elements_text(g.phrases) p, unnest(languages) l
     ), groups AS (
@@ -423,7 +439,8 @@ AS $$
           FROM phrases WHERE numnode(phrase) > 0 GROUP BY number
         UNION ALL
         SELECT DISTINCT '!(' || phrase::text || ')'
-          FROM unnest(excluded) p, unnest(languages) l, phraseto_tsquery(tenantry.word_forms(l), p) phrase
+          FROM unnest(excluded) p, unnest(languages) l,
+               phraseto_tsquery(tenantry.word_forms(l), translate(p, '<', ' ')) phrase
          WHERE numnode(phrase) > 0
     )
     SELECT string_agg(condition, ' & ')::tsquery FROM groups
@@ -433,38 +450,49 @@ REVOKE ALL ON FUNCTION tenantry.demands(text[], jsonb, text[]) FROM PUBLIC;
 
 -- The parts of a text that match a question, up to two, joined by U+2026; a short text whole.
 -- Matches stand between U+E000 and U+E001, which are of the private use area and taken out of the
--- text before. For the search functions only.
+-- text before, like U+E002, which stands for a < meanwhile: see tenantry.lexemes. For the search
+-- functions only.
 --
 -- ts_headline takes the square of the number of matches: three seconds for 14,000. So of a longer
--- text it gets the first 4,000 characters that match, looked for in 100,000, or the first of all.
+-- text it gets the first 4,000 characters that match, looked for in 100,000, or the first of all, and
+-- 200 more, so that what stands across two pieces is whole in the first.
 -- Accents are put together with their letters, as in tenantry.lexemes.
-CREATE OR REPLACE FUNCTION tenantry.excerpt(language text, content text, question tsquery)
+--
+-- demanded is what has to be there, as a phrase in quotes; NULL: nothing. Where it stands comes first.
+CREATE OR REPLACE FUNCTION tenantry.excerpt(
+    language text, content text, question tsquery, demanded tsquery
+)
     RETURNS text
     LANGUAGE sql IMMUTABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT ts_headline(
+    SELECT translate(ts_headline(
         tenantry.word_forms(language),
         translate(
             CASE WHEN shown ~ E'[\u0300-\u036F\u0653-\u0655\u1161-\u11C2\u3099\u309A]' THEN normalize(shown) ELSE shown END,
-            E'\uE000\uE001', ''
+            E'<\uE000\uE001\uE002', E'\uE002'
         ),
-        question,
+        CASE WHEN demanded IS NOT NULL AND tenantry.lexemes(language, shown) @@ demanded
+            THEN demanded && question  -- the question's other words are marked as well
+            ELSE question
+        END,
         CASE WHEN char_length(content) <= 240
             THEN E'StartSel=\uE000, StopSel=\uE001, HighlightAll=true'
             ELSE E'StartSel=\uE000, StopSel=\uE001, MaxFragments=2, MaxWords=30, MinWords=12, FragmentDelimiter=" \u2026 "'
         END
-    )
+    ), E'\uE002', '<')
       FROM (
         SELECT CASE WHEN char_length(content) <= 4000 THEN content ELSE coalesce(
-            (SELECT piece FROM generate_series(0, 24) n, substr(content, 1 + n * 4000, 4000) piece
+            (SELECT piece FROM generate_series(0, 24) n, substr(content, 1 + n * 4000, 4200) piece
+              WHERE demanded IS NOT NULL AND tenantry.lexemes(language, piece) @@ demanded LIMIT 1),
+            (SELECT piece FROM generate_series(0, 24) n, substr(content, 1 + n * 4000, 4200) piece
               WHERE tenantry.lexemes(language, piece) @@ question LIMIT 1),
             left(content, 4000)
         ) END AS shown
       ) t
 $$;
 
-REVOKE ALL ON FUNCTION tenantry.excerpt(text, text, tsquery) FROM PUBLIC;
+REVOKE ALL ON FUNCTION tenantry.excerpt(text, text, tsquery, tsquery) FROM PUBLIC;
 
 -- The tenant's k chunks nearest to a vector, nearest first, and all its chunks where there are
 -- fewer. For the search functions only, which run as tenantry_auth.
@@ -796,7 +824,10 @@ BEGIN
     RETURN QUERY
     SELECT c.id, c.document_id, d.title, c.content, n.score,
            CASE WHEN marked THEN
-               tenantry.excerpt(c.language, c.content, coalesce(t.everything || present, t.everything, present))
+               tenantry.excerpt(
+                   c.language, c.content, coalesce(t.everything || present, t.everything, present),
+                   present
+               )
            END
       FROM tenantry.matching_chunks(
                tenant, t.everything, t.rare, t.terms, t.weights, demanded, k,
@@ -909,7 +940,10 @@ BEGIN
     )
     SELECT c.id, c.document_id, d.title, c.content, 1 / (1 + exp(-b.score)),
            CASE WHEN marked THEN
-               tenantry.excerpt(c.language, c.content, coalesce(t.everything || present, t.everything, present))
+               tenantry.excerpt(
+                   c.language, c.content, coalesce(t.everything || present, t.everything, present),
+                   present
+               )
            END
       FROM best b
      CROSS JOIN LATERAL (
@@ -937,7 +971,8 @@ GRANT EXECUTE ON FUNCTION tenantry.search_hybrid(
 -- has, of about the same length, by their share of trigrams. For the application; see
 -- tenantry.search.keyword_search, which chooses among them.
 --
--- Up to eight words are looked at, each in up to 500 chunks with words of the same three first
+-- A word with a digit is not taken for a misspelt one: another year, or another part, is not what was
+-- meant. Up to eight words are looked at, each in up to 500 chunks with words of the same three first
 -- letters, and in the 512 newest chunks, where no letter has to be the same.
 CREATE OR REPLACE FUNCTION tenantry.similar_words(words text, spoken text[])
     RETURNS TABLE (word text, candidates text[])
@@ -956,14 +991,18 @@ BEGIN
     END IF;
     IF spoken IS NULL THEN
         spoken := ARRAY(
-            SELECT DISTINCT c.language FROM (
-                SELECT c.language FROM public.knowledge_chunks c WHERE c.tenant_id = tenant LIMIT 512
+            SELECT DISTINCT c.language FROM (  -- the sample of tenantry.weigh_terms
+                (SELECT o.language FROM public.knowledge_chunks o
+                  WHERE o.tenant_id = tenant ORDER BY o.id LIMIT 512)
+                UNION ALL
+                (SELECT n.language FROM public.knowledge_chunks n
+                  WHERE n.tenant_id = tenant ORDER BY n.id DESC LIMIT 512)
             ) c
         );
     END IF;
     FOR asked IN
         SELECT w.lexeme FROM unnest(spoken) l, unnest(tenantry.lexemes(l, words)) w
-         WHERE char_length(w.lexeme) BETWEEN 4 AND 64
+         WHERE char_length(w.lexeme) BETWEEN 4 AND 64 AND w.lexeme !~ '[0-9]'
          GROUP BY w.lexeme ORDER BY min(w.positions[1]) LIMIT 8
     LOOP
         CONTINUE WHEN EXISTS (

@@ -10,7 +10,7 @@ CREATE OR REPLACE FUNCTION tenantry.demands(languages text[], required jsonb, ex
     SET search_path = pg_catalog, pg_temp
 AS $$
     WITH phrases AS (
-        SELECT g.number, phraseto_tsquery(tenantry.word_forms(l), p) AS phrase
+        SELECT g.number, phraseto_tsquery(tenantry.word_forms(l), translate(p, '<', ' ')) AS phrase
           FROM jsonb_array_elements(required) WITH ORDINALITY g (phrases, number),
                jsonb_array_elements_text(g.phrases) p, unnest(languages) l
     ), groups AS (
@@ -18,7 +18,8 @@ AS $$
           FROM phrases WHERE numnode(phrase) > 0 GROUP BY number
         UNION ALL
         SELECT DISTINCT '!(' || phrase::text || ')'
-          FROM unnest(excluded) p, unnest(languages) l, phraseto_tsquery(tenantry.word_forms(l), p) phrase
+          FROM unnest(excluded) p, unnest(languages) l,
+               phraseto_tsquery(tenantry.word_forms(l), translate(p, '<', ' ')) phrase
          WHERE numnode(phrase) > 0
     )
     SELECT string_agg(condition, ' & ')::tsquery FROM groups

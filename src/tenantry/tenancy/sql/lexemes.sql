@@ -5,6 +5,9 @@
 -- one, and search puts neighbours together again. What comes after the first 100,000 characters is
 -- not found by keywords: a tsvector holds at most 1 MB, and a text with more would be refused.
 --
+-- For its parser, what stands between < and > is markup, and no text: so words of an inequality, or
+-- a program's types, would not be found. Without the < it is text.
+--
 -- A letter with its accent can be one sign or two. Where there are accents, syllables' parts or kana's
 -- marks that stand for themselves, they are put together (NFC), as those of a question are.
 --
@@ -17,29 +20,30 @@ CREATE OR REPLACE FUNCTION tenantry.lexemes(language text, content text) RETURNS
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN pg_catalog.to_tsvector(
         tenantry.word_forms(language),
-        CASE
-            WHEN content ~ '(?<![A-Za-z0-9_])([A-Za-z](\+\+|#)|\.(NET|Net|net)(?![A-Za-z0-9_]))'
-                THEN pg_catalog.regexp_replace(
-                    pg_catalog.regexp_replace(
+        pg_catalog.replace(
+            CASE
+                WHEN content ~ '(?<![A-Za-z0-9_])([A-Za-z](\+\+|#)|\.(NET|Net|net)(?![A-Za-z0-9_]))'
+                    THEN pg_catalog.regexp_replace(
                         pg_catalog.regexp_replace(
                             pg_catalog.regexp_replace(
-                                pg_catalog.normalize(pg_catalog.left(content, 100000)),
-                                '([\u3005-\u3007\u3040-\u30FF\u3400-\u4DBF\u4E00-\u9FFF\uF900-\uFAFF])',
-                                ' \1 ', 'g'),
-                            '(?<![A-Za-z0-9_])([A-Za-z])\+\+', ' \1plusplus ', 'g'),
-                        '(?<![A-Za-z0-9_])([A-Za-z])#', ' \1sharp ', 'g'),
-                    '(?<![A-Za-z0-9_])\.(NET|Net|net)(?![A-Za-z0-9_])', ' dotnet ', 'g')
-            WHEN pg_catalog.octet_length(content) <= 100000
-                 AND pg_catalog.octet_length(content) = pg_catalog.char_length(content)
-                THEN content
-            ELSE pg_catalog.regexp_replace(
-                CASE WHEN pg_catalog.left(content, 100000) ~ '[\u0300-\u036F\u0653-\u0655\u1161-\u11C2\u3099\u309A]'
-                    THEN pg_catalog.normalize(pg_catalog.left(content, 100000))
-                    ELSE pg_catalog.left(content, 100000)
-                END,
-                '([\u3005-\u3007\u3040-\u30FF\u3400-\u4DBF\u4E00-\u9FFF\uF900-\uFAFF])',
-                ' \1 ', 'g')
-        END
+                                pg_catalog.regexp_replace(
+                                    pg_catalog.normalize(pg_catalog.left(content, 100000)),
+                                    '([\u3005-\u3007\u3040-\u30FF\u3400-\u4DBF\u4E00-\u9FFF\uF900-\uFAFF])',
+                                    ' \1 ', 'g'),
+                                '(?<![A-Za-z0-9_])([A-Za-z])\+\+', ' \1plusplus ', 'g'),
+                            '(?<![A-Za-z0-9_])([A-Za-z])#', ' \1sharp ', 'g'),
+                        '(?<![A-Za-z0-9_])\.(NET|Net|net)(?![A-Za-z0-9_])', ' dotnet ', 'g')
+                WHEN pg_catalog.octet_length(content) <= 100000
+                     AND pg_catalog.octet_length(content) = pg_catalog.char_length(content)
+                    THEN content
+                ELSE pg_catalog.regexp_replace(
+                    CASE WHEN pg_catalog.left(content, 100000) ~ '[\u0300-\u036F\u0653-\u0655\u1161-\u11C2\u3099\u309A]'
+                        THEN pg_catalog.normalize(pg_catalog.left(content, 100000))
+                        ELSE pg_catalog.left(content, 100000)
+                    END,
+                    '([\u3005-\u3007\u3040-\u30FF\u3400-\u4DBF\u4E00-\u9FFF\uF900-\uFAFF])',
+                    ' \1 ', 'g')
+            END, '<', ' ')
     );
 
 REVOKE ALL ON FUNCTION tenantry.lexemes(text, text) FROM PUBLIC;

@@ -85,7 +85,10 @@ BEGIN
     )
     SELECT c.id, c.document_id, d.title, c.content, 1 / (1 + exp(-b.score)),
            CASE WHEN marked THEN
-               tenantry.excerpt(c.language, c.content, coalesce(t.everything || present, t.everything, present))
+               tenantry.excerpt(
+                   c.language, c.content, coalesce(t.everything || present, t.everything, present),
+                   present
+               )
            END
       FROM best b
      CROSS JOIN LATERAL (

@@ -36,7 +36,10 @@ BEGIN
     RETURN QUERY
     SELECT c.id, c.document_id, d.title, c.content, n.score,
            CASE WHEN marked THEN
-               tenantry.excerpt(c.language, c.content, coalesce(t.everything || present, t.everything, present))
+               tenantry.excerpt(
+                   c.language, c.content, coalesce(t.everything || present, t.everything, present),
+                   present
+               )
            END
       FROM tenantry.matching_chunks(
                tenant, t.everything, t.rare, t.terms, t.weights, demanded, k,

@@ -2,7 +2,8 @@
 -- has, of about the same length, by their share of trigrams. For the application; see
 -- tenantry.search.keyword_search, which chooses among them.
 --
--- Up to eight words are looked at, each in up to 500 chunks with words of the same three first
+-- A word with a digit is not taken for a misspelt one: another year, or another part, is not what was
+-- meant. Up to eight words are looked at, each in up to 500 chunks with words of the same three first
 -- letters, and in the 512 newest chunks, where no letter has to be the same.
 CREATE OR REPLACE FUNCTION tenantry.similar_words(words text, spoken text[])
     RETURNS TABLE (word text, candidates text[])
@@ -21,14 +22,18 @@ BEGIN
     END IF;
     IF spoken IS NULL THEN
         spoken := ARRAY(
-            SELECT DISTINCT c.language FROM (
-                SELECT c.language FROM public.knowledge_chunks c WHERE c.tenant_id = tenant LIMIT 512
+            SELECT DISTINCT c.language FROM (  -- the sample of tenantry.weigh_terms
+                (SELECT o.language FROM public.knowledge_chunks o
+                  WHERE o.tenant_id = tenant ORDER BY o.id LIMIT 512)
+                UNION ALL
+                (SELECT n.language FROM public.knowledge_chunks n
+                  WHERE n.tenant_id = tenant ORDER BY n.id DESC LIMIT 512)
             ) c
         );
     END IF;
     FOR asked IN
         SELECT w.lexeme FROM unnest(spoken) l, unnest(tenantry.lexemes(l, words)) w
-         WHERE char_length(w.lexeme) BETWEEN 4 AND 64
+         WHERE char_length(w.lexeme) BETWEEN 4 AND 64 AND w.lexeme !~ '[0-9]'
          GROUP BY w.lexeme ORDER BY min(w.positions[1]) LIMIT 8
     LOOP
         CONTINUE WHEN EXISTS (

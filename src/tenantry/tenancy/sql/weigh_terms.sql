@@ -5,10 +5,12 @@
 --   pairs    neighbours in a script without spaces, as in '退 款': a term each
 --   spoken   the question's languages; NULL: those that the tenant's chunks are in
 --
--- terms and weights belong together, at most 32, the weightiest. everything finds a chunk by any of
--- them. rare is for a large knowledge base: it finds by those terms that are in a tenth of the
--- chunks at most, and a term that is everywhere only adds to their score; in a small one, or where
--- every term is common, it is the same as everything.
+-- terms and weights belong together, at most 32, the weightiest: of more, those come last that no
+-- chunk has. everything finds a chunk by any of them. rare is for a large knowledge base: it finds by
+-- those terms that are in a tenth of the chunks at most, and a term that is everywhere only adds to
+-- their score; in a small one, or where every term is common, it is the same as everything. Common
+-- terms that together outweigh the rarest one are not left to that, but for the commonest: a chunk
+-- that has them all may be the best.
 --
 -- The weight is BM25's: ln(1 + (N - n + 0.5) / (n + 0.5)) (Robertson and Zaragoza, 2009, in the
 -- form of Lucene). N and n are counted in a sample, the 512 oldest and the 512 newest chunks;
@@ -46,21 +48,31 @@ BEGIN
         UNION
         SELECT phraseto_tsquery('pg_catalog.simple', pair) FROM unnest(pairs) pair
     ), counted AS (
-        SELECT a.term, count(s.lexemes) AS found, (SELECT count(*) FROM sample) AS size
+        SELECT a.term, count(s.lexemes) AS found, (SELECT count(*) FROM sample) AS size,
+               count(*) OVER () > 32 AS too_many
           FROM asked a LEFT JOIN sample s ON s.lexemes @@ a.term
          GROUP BY a.term
     ), weighed AS (
-        SELECT c.term, c.size < 512 OR c.found <= c.size * 0.1 AS is_rare,
+        SELECT c.term, c.size < 512 OR c.found <= c.size * 0.1 AS is_rare, c.found > 0 AS is_known,
                ln(1 + (c.size - c.found + 0.5) / (c.found + 0.5))::double precision AS weight
-          FROM counted c ORDER BY weight DESC, c.term LIMIT 32
+          FROM counted c
+         ORDER BY c.too_many AND c.found = 0 AND 0 = (
+                    SELECT count(*) FROM public.knowledge_chunks k
+                     WHERE k.tenant_id = tenant AND k.lexemes @@ c.term
+               ), weight DESC, c.term LIMIT 32
+    ), divided AS (
+        SELECT w.term, w.weight,
+               w.is_rare OR sum(w.weight) OVER (ORDER BY w.weight, w.term)
+                          > max(w.weight) FILTER (WHERE w.is_rare AND w.is_known) OVER () AS finds
+          FROM weighed w
     )
     SELECT (SELECT array_agg(h.language) FROM heard h),
-           array_agg(w.term), array_agg(w.weight),
-           string_agg(w.term::text, ' | ')::tsquery,
-           coalesce(string_agg(w.term::text, ' | ') FILTER (WHERE w.is_rare),
-                    string_agg(w.term::text, ' | '))::tsquery
+           array_agg(d.term), array_agg(d.weight),
+           string_agg(d.term::text, ' | ')::tsquery,
+           coalesce(string_agg(d.term::text, ' | ') FILTER (WHERE d.finds),
+                    string_agg(d.term::text, ' | '))::tsquery
       INTO languages, terms, weights, everything, rare
-      FROM weighed w;
+      FROM divided d;
 END
 $$;
 
