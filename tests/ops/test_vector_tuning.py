@@ -26,13 +26,8 @@ from tenantry.ops.audit import audit
 from tenantry.ops.diagnosis.vector_search import diagnose_vector_search
 from tenantry.ops.drift import check
 from tenantry.ops.tenants import find_tenant
-from tenantry.ops.vector_measuring import (
-    GRID,
-    IndexMeasured,
-    TenantMeasured,
-    judge,
-    measure_vector_search,
-)
+from tenantry.ops.vector_judging import GRID, IndexMeasured, TenantMeasured, judge
+from tenantry.ops.vector_measuring import measure_vector_search
 from tenantry.ops.vector_parts import PARTS, drop_parts, make_parts
 from tenantry.ops.vector_tuning import (
     VECTOR_SEARCH,

@@ -18,14 +18,8 @@ from tenantry.database import Database
 from tenantry.errors import InvalidValueError, PrivilegeError
 from tenantry.knowledge import HASH_EMBEDDER, ImportReport, import_folder, load_embedder
 from tenantry.ops.tenants import find_tenant
-from tenantry.ops.vector_measuring import (
-    GRID,
-    RECALLS,
-    IndexMeasured,
-    TenantMeasured,
-    TuningReport,
-    measure_vector_search,
-)
+from tenantry.ops.vector_judging import GRID, RECALLS, IndexMeasured, TenantMeasured
+from tenantry.ops.vector_measuring import TuningReport, measure_vector_search
 from tenantry.ops.vector_parts import PARTS, drop_parts, make_parts
 from tenantry.ops.vector_tuning import keep_tuning
 from tenantry.schema.languages import DEFAULT_LANGUAGE
