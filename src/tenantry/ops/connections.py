@@ -8,11 +8,10 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from sqlalchemy import URL, text
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.pool import NullPool
 
-from tenantry.errors import MigrationError, SchemaMissingError
+from tenantry.errors import MigrationError, SchemaMissingError, TransactionUndoneError
 from tenantry.ops.preparing import prepare
 from tenantry.schema.row_security import OWNER_ROLE
 from tenantry.tenancy.connecting import create_engine
@@ -118,7 +117,7 @@ async def _lock(connection: AsyncConnection, wait_seconds: float, on_step: Step)
         await connection.exec_driver_sql(f"SET lock_timeout = '{int(wait_seconds * 1000)}ms'")
         try:
             await connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _ADVISORY_LOCK})
-        except DBAPIError as error:
+        except TransactionUndoneError as error:
             raise MigrationError(
                 f"Another migration of this database did not end within {wait_seconds:g} s. "
                 "Nothing was changed. See what it does in pg_stat_activity, then run this again."

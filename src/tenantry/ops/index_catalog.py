@@ -17,6 +17,7 @@ from tenantry.errors import (
     ConflictError,
     MigrationError,
     SchemaMissingError,
+    TransactionUndoneError,
 )
 from tenantry.schema.row_security import OWNER_ROLE
 from tenantry.tenancy.connecting import create_engine
@@ -192,7 +193,7 @@ async def connection_as(admin_url: URL, *, role: str | None) -> AsyncIterator[As
             connection = await opened.execution_options(isolation_level="AUTOCOMMIT")
             await configure(connection, "lock_timeout", f"{_LOCK_TIMEOUT_MS}ms")
             yield connection
-    except DBAPIError as error:
+    except (DBAPIError, TransactionUndoneError) as error:
         if (state := state_of(error)) == LOCK_NOT_AVAILABLE:
             raise ConflictError(
                 "A table of the knowledge base is locked: by a migration, perhaps. Try again when "
@@ -206,6 +207,8 @@ async def connection_as(admin_url: URL, *, role: str | None) -> AsyncIterator[As
         await engine.dispose()
 
 
-def state_of(error: DBAPIError) -> str | None:
+def state_of(error: DBAPIError | TransactionUndoneError) -> str | None:
     """Return PostgreSQL's SQLSTATE."""
     return getattr(error.orig, "sqlstate", None)
+    if isinstance(error, TransactionUndoneError):
+        return error.sqlstate

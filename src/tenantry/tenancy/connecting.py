@@ -20,6 +20,7 @@ from tenantry.errors import (
     ReadOnlyError,
     TenantryError,
     TenantUnknownError,
+    TransactionUndoneError,
 )
 from tenantry.tenancy.driver import BoundConnection, bound, lies_behind_a_pooler
 
@@ -38,6 +39,11 @@ __all__ = [
 _ROW_SECURITY_CHECK: Final = "ExecWithCheckOptions"
 _KEPT_STATEMENTS: Final = 100  # asyncpg's own default
 _SHUTTING_DOWN: Final = {"57P01", "57P02", "57P03"}
+_IN_THE_WAY: Final = {
+    "40001": "Another transaction has changed what this one goes by",
+    "40P01": "This transaction and another were waiting for each other",
+    "55P03": "Another transaction holds a lock for longer than this one may wait",
+}
 
 
 def where(url: URL) -> str:
@@ -232,7 +238,7 @@ def _discard_in_doubt(dbapi_connection: Any, record: ConnectionPoolEntry) -> Non
 
 
 def _translate(context: ExceptionContext) -> TenantryError | None:
-    """Turn what PostgreSQL says about tenants, rights and its own absence into our errors.
+    """Turn what PostgreSQL says about tenants, rights, itself and others at work into our errors.
 
     Other errors, such as a violated unique constraint, stay SQLAlchemy's, as its users expect.
     """
@@ -261,7 +267,7 @@ def unanswered(cause: BaseException) -> DatabaseUnavailableError:
 def translate(  # noqa: PLR0911 - one for each kind of refusal
     error: asyncpg.PostgresError,
 ) -> TenantryError | None:
-    """Return what PostgreSQL says about tenants, rights and its own absence as an error of ours."""
+    """Return what PostgreSQL says about tenants, rights, itself and others at work, or None."""
     state, details = error.sqlstate or "", error.as_dict()
     table = details.get("table_name")
     if state == "22000" and not details.get("severity"):
@@ -286,6 +292,11 @@ def translate(  # noqa: PLR0911 - one for each kind of refusal
         return ReadOnlyError(
             f"PostgreSQL refused: {details.get('message')}. This session is read-only, or its "
             "server is a replica; write with db.tenant(...) without read_only."
+        )
+    if (why := _IN_THE_WAY.get(state)) is not None:
+        return TransactionUndoneError(
+            f"{why} (SQLSTATE {state}). This one was undone: run it again from its beginning.",
+            sqlstate=state,
         )
     if state.startswith("08") or state in _SHUTTING_DOWN:
         return DatabaseUnavailableError(
