@@ -9,9 +9,9 @@ from statistics import fmean, median, pstdev
 from typing import Final
 from uuid import UUID
 
-from tenantry.ops.vector_tuning import IndexTuning, built_in
+from tenantry.ops.vector_tuning import IndexTuning
 
-__all__ = ["GRID", "RECALLS", "IndexMeasured", "K", "TenantMeasured", "judge"]
+__all__ = ["GRID", "LEAST_QUESTIONS", "RECALLS", "IndexMeasured", "K", "TenantMeasured", "judge"]
 
 RECALLS: Final = (0.9, 0.95, 0.97, 0.99)
 """The recalls that an ``ef_search`` is looked for."""
@@ -19,7 +19,11 @@ RECALLS: Final = (0.9, 0.95, 0.97, 0.99)
 GRID: Final = (40, 60, 100, 150, 200, 300, 400, 600, 800, 1000)
 """Each ``ef_search`` that is tried."""
 
+LEAST_QUESTIONS: Final = 20
+"""From so many on, a mean and its standard error say something."""
+
 K: Final = 10
+_ERRORS: Final = 2  # a mean is below the truth by more standard errors once in forty times
 _MAIN_RECALL: Final = 0.97  # what a search wants unless it is told
 
 
@@ -56,6 +60,8 @@ class IndexMeasured:
         judged: The tenants among them that recalls were judged on: those the index is for.
         exact_up_to: Up to so many chunks comparing was faster; None where no recall was reached.
         tuning: What follows from it.
+        in_doubt: The recalls of which the questions do not tell whether they are reached. For them,
+            what held before is in ``tuning``; all of it, where there were too few questions.
     """
 
     kind: str
@@ -63,19 +69,34 @@ class IndexMeasured:
     judged: tuple[TenantMeasured, ...]
     exact_up_to: int | None
     tuning: IndexTuning
+    in_doubt: tuple[float, ...]
 
     @property
     def questions(self) -> int:
         """How many were asked."""
         return sum(len(each.exact_ms) for each in self.tenants)
 
+    @property
+    def evidence(self) -> int:
+        """On how many of them recalls were judged."""
+        return sum(len(each.exact_ms) for each in self.judged)
+
     def recall(self, ef_search: int) -> tuple[float, float]:
         """Return the mean recall of the tenants that were judged, and its standard error."""
         return _recall(self.judged, ef_search)
 
 
-def judge(kind: str, rows: int, tenants: Sequence[TenantMeasured]) -> IndexMeasured:
-    """Return what follows from what was measured."""
+def judge(
+    kind: str, rows: int, tenants: Sequence[TenantMeasured], held: IndexTuning
+) -> IndexMeasured:
+    """Return what follows from what was measured.
+
+    Args:
+        kind: As in `VectorTuning`.
+        rows: Of the table.
+        tenants: What was measured, the largest first; at least one question of each.
+        held: What held before. It stays where the questions are too few to tell.
+    """
     judged = tuple(tenants)
     reached = _reached(judged)
     limit = _crossing(tenants, reached)
@@ -84,14 +105,27 @@ def judge(kind: str, rows: int, tenants: Sequence[TenantMeasured]) -> IndexMeasu
         judged = tuple(each for each in tenants if each.chunks > limit) or (tenants[0],)
         reached = _reached(judged)
         limit = _crossing(tenants, reached)
-    before = built_in().indexes[kind]
-    roots = before.roots if limit is None else limit / math.sqrt(K * max(rows, 1))
+    if sum(len(each.exact_ms) for each in judged) < LEAST_QUESTIONS:
+        return IndexMeasured(kind, tuple(tenants), judged, None, held, RECALLS)
+    in_doubt = tuple(
+        recall for recall in RECALLS if recall not in reached and not _is_missed(judged, recall)
+    )
+    # A search takes the least ef_search of all recalls from its own on: none may look less far than
+    # those below it.
+    furthest = max(reached.values(), default=0)
+    stays = {
+        recall: max(held.ef_search[recall], furthest)
+        for recall in in_doubt
+        if recall in held.ef_search
+    }
+    roots = held.roots if limit is None else limit / math.sqrt(K * max(rows, 1))
     return IndexMeasured(
         kind,
         tuple(tenants),
         judged,
-        None if limit is None else max(before.least, round(limit)),
-        IndexTuning(roots, before.least, reached),
+        None if limit is None else max(held.least, round(limit)),
+        IndexTuning(roots, held.least, {**reached, **stays}),
+        in_doubt,
     )
 
 
@@ -108,6 +142,12 @@ def _reached(tenants: Sequence[TenantMeasured]) -> dict[float, int]:
         for recall in RECALLS
     }
     return {recall: ef for recall, ef in least.items() if ef is not None}
+
+
+def _is_missed(tenants: Sequence[TenantMeasured], recall: float) -> bool:
+    """Return whether no ``ef_search`` reaches ``recall``, by more than chance."""
+    found = (_recall(tenants, ef_search) for ef_search in GRID)
+    return all(mean + _ERRORS * error < recall for mean, error in found)
 
 
 def _crossing(tenants: Sequence[TenantMeasured], reached: dict[float, int]) -> float | None:

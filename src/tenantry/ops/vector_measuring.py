@@ -19,7 +19,14 @@ from sqlalchemy import func, select, text
 
 from tenantry.database import Database
 from tenantry.errors import ConfigurationError, InvalidValueError, SchemaError
-from tenantry.ops.vector_judging import GRID, IndexMeasured, K, TenantMeasured, judge
+from tenantry.ops.vector_judging import (
+    GRID,
+    LEAST_QUESTIONS,
+    IndexMeasured,
+    K,
+    TenantMeasured,
+    judge,
+)
 from tenantry.ops.vector_tuning import (
     VECTOR_SEARCH,
     IndexTuning,
@@ -37,7 +44,6 @@ _NOBODY: Final = 1_000_000_000  # chunks that no tenant has
 _TENANTS: Final = 4
 _LOOKED_AT: Final = 24
 _QUESTIONS: Final = 200
-_LEAST_QUESTIONS: Final = 20
 _PATIENCE: Final = 4
 # A session keeps the plans of searches, by their recall among others: nobody else asks with these.
 _COMPARED: Final = 1.0
@@ -80,8 +86,8 @@ async def measure_vector_search(
 
     Args:
         db: With an admin URL.
-        seconds: When to stop asking, if a mean can be taken by then; after four times as long in
-            any case.
+        seconds: When to stop asking, if means can be taken by then; after four times as long in
+            any case. What then is in doubt stays as it is.
         on_progress: Called after each question with the seconds that have gone by.
 
     Raises:
@@ -97,17 +103,29 @@ async def measure_vector_search(
         return TuningReport(rows, (), None)
     await _ask(db, tenants, started=started, seconds=seconds, on_progress=on_progress)
     async with db.tenant(tenants[0].tenant_id, read_only=True) as tx:
-        before = await _before(tx)
+        held = (await _held(tx)).indexes
+    asked = [each for each in tenants if each.exact_ms]
     measured = [
-        judge(kind, rows, [each for each in tenants if each.kind == kind])
-        for kind in sorted({each.kind for each in tenants})
+        judge(
+            kind,
+            rows,
+            [each for each in asked if each.kind == kind],
+            held.get(kind) or built_in().indexes[kind],
+        )
+        for kind in sorted({each.kind for each in asked})
     ]
+    if all(each.evidence < LEAST_QUESTIONS for each in measured):
+        raise InvalidValueError(
+            f"Only {sum(each.questions for each in measured)} questions could be asked in "
+            f"{seconds:g} seconds; of the tenants that an index is for, at least {LEAST_QUESTIONS} "
+            "are required. Nothing was changed. Give more seconds."
+        )
     # What was not measured stays as it is: left out, an index would not be asked any more.
-    tuning = VectorTuning({**before.indexes, **{each.kind: each.tuning for each in measured}})
+    tuning = VectorTuning({**held, **{each.kind: each.tuning for each in measured}})
     return TuningReport(rows, tuple(measured), tuning)
 
 
-async def _before(tx: TenantSession) -> VectorTuning:
+async def _held(tx: TenantSession) -> VectorTuning:
     try:
         return await current_tuning(tx) or built_in()
     except ConfigurationError:
@@ -195,24 +213,18 @@ async def _ask(
     on_progress: Callable[[float], None] | None,
 ) -> None:
     questions = {each.tenant_id: await _questions(db, each.tenant_id) for each in tenants}
-    asked = 0
     for number in range(_QUESTIONS):
         for tenant in tenants:
             if number >= len(questions[tenant.tenant_id]):
                 continue
             gone = perf_counter() - started
-            if gone > seconds and (asked >= _LEAST_QUESTIONS or gone > _PATIENCE * seconds):
-                break
+            # Of each: recalls may come to be judged on one tenant alone.
+            if gone > seconds and (number >= LEAST_QUESTIONS or gone > _PATIENCE * seconds):
+                return
             async with db.tenant(tenant.tenant_id) as tx:
                 await _measure(tx, tenant, questions[tenant.tenant_id][number])
-            asked += 1
             if on_progress is not None:
                 on_progress(perf_counter() - started)
-    if asked < _LEAST_QUESTIONS or not all(each.exact_ms for each in tenants):
-        raise InvalidValueError(
-            f"Only {asked} questions could be asked in {seconds:g} seconds; at least "
-            f"{_LEAST_QUESTIONS} are required. Give more seconds."
-        )
 
 
 async def _measure(tx: TenantSession, tenant: TenantMeasured, question: list[float]) -> None:
