@@ -17,7 +17,13 @@ from tenantry.schema.row_security import OWNER_ROLE
 from tenantry.tenancy.connecting import create_engine
 from tenantry.tenancy.inspection import check_server
 
-__all__ = ["LOCK_TIMEOUT_SECONDS", "Step", "inspection_connection", "migration_connection"]
+__all__ = [
+    "LOCK_TIMEOUT_SECONDS",
+    "NOTICE_DEATH",
+    "Step",
+    "inspection_connection",
+    "migration_connection",
+]
 
 LOCK_TIMEOUT_SECONDS: Final = 5
 """A migration waits this long for a table; longer, and the queries behind it would pile up."""
@@ -25,15 +31,15 @@ LOCK_TIMEOUT_SECONDS: Final = 5
 # Any fixed number that nobody else in the database uses: "tenantry" in ASCII.
 _ADVISORY_LOCK: Final = int.from_bytes(b"tenantry") & 0x7FFF_FFFF_FFFF_FFFF
 
-# Without it, the server goes on with the statement of a migrator that was killed, and keeps the
-# lock until it ends. Not every operating system can.
-_NOTICE_DEATH: Final = """
+NOTICE_DEATH: Final = """
 DO $$ BEGIN
     SET client_connection_check_interval = '1s';
 EXCEPTION WHEN OTHERS THEN
     NULL;
 END $$
 """
+"""Without it, the server goes on with the statement of a program that was killed, and keeps its
+locks until it ends. Not every operating system can."""
 
 _IS_MIGRATED: Final = text("""
     SELECT EXISTS (SELECT FROM pg_tables
@@ -65,7 +71,7 @@ async def migration_connection(
         await prepare(connection)
         await _become_owner(connection)
         await connection.exec_driver_sql(f"SET lock_timeout = '{LOCK_TIMEOUT_SECONDS}s'")
-        await connection.exec_driver_sql(_NOTICE_DEATH)
+        await connection.exec_driver_sql(NOTICE_DEATH)
         await connection.commit()
         yield connection
 
