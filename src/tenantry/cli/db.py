@@ -123,7 +123,7 @@ def migrate(
             await console.admin_url(migrated=False),
             project=load_project(migrations=migrations_folder, import_models=False),
             wait_seconds=wait,
-            on_step=lambda line: out.print(line, markup=False),
+            on_step=console.tell,
         )
 
     if not console.run(work()):
@@ -145,7 +145,7 @@ def push(
             await console.admin_url(),
             project=load_project(models=tuple(models or ())),
             accept_data_loss=accept_data_loss,
-            on_sql=lambda sql: out.print(sql, markup=False),
+            on_sql=console.tell,
             on_step=console.step,
         )
 
@@ -278,6 +278,6 @@ def reset(
         migrations.reset(
             target,
             project=load_project(migrations=migrations_folder, import_models=False),
-            on_step=lambda line: out.print(line, markup=False),
+            on_step=console.tell,
         )
     )
