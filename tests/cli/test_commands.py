@@ -274,6 +274,7 @@ async def test_reset_asks_first(tenantry: Command, db: Database) -> None:
         result = tenantry("db", "reset", stdin=answer)
         assert result.code == 1
         assert "Destroy all rows" in result.err
+        assert "Give --yes" in result.err
     assert len(json.loads(tenantry("tenant", "list", "--json").out)) == 1
     result = tenantry("db", "reset", "--yes")
     assert (result.code, result.out.splitlines()[0]) == (0, "dropped everything")

@@ -89,7 +89,7 @@ def _import(module_name: str, name: str) -> object:
         raise ConfigurationError(
             f"The embedder {name!r}: there is no module {missing}. {advice}."
         ) from error
-    except Exception as error:  # a stranger's module may raise anything
+    except (Exception, SystemExit) as error:  # a stranger's module may raise anything
         raise ConfigurationError(
             f"The embedder {name!r}: importing {module_name} failed with "
             f"{type(error).__name__}: {error}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Final
 
 import asyncpg
@@ -38,6 +39,9 @@ __all__ = [
 # The functions of PostgreSQL that report these two refusals; both have SQLSTATE 42501.
 _ROW_SECURITY_CHECK: Final = "ExecWithCheckOptions"
 _KEPT_STATEMENTS: Final = 100  # asyncpg's own default
+_FILES: Final = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
+"""Options of a URL that name one."""
+
 _SHUTTING_DOWN: Final = {"57P01", "57P02", "57P03"}
 _IN_THE_WAY: Final = {
     "40001": "Another transaction has changed what this one goes by",
@@ -99,8 +103,8 @@ async def connect(
             "Check the host, the port and the firewall."
         ) from error
     except (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
-        if isinstance(error, asyncpg.ClientConfigurationError):
-            raise ConfigurationError(f"The URL for {place} cannot be used: {error}") from None
+        if (wrong := _wrong_with(url, error)) is not None:
+            raise ConfigurationError(f"The URL for {place} cannot be used: {wrong}") from None
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise DatabaseUnavailableError(
             f"Cannot reach PostgreSQL at {place}: {reason}. Is it running, and is the URL right?"
@@ -121,6 +125,16 @@ async def connect(
                 ) from error
             raise
     return connection
+
+
+def _wrong_with(url: URL, error: Exception) -> str | None:
+    if isinstance(error, asyncpg.ClientConfigurationError):
+        return str(error)
+    for option in _FILES:
+        for name in url.normalized_query.get(option, ()):
+            if not Path(name).is_file():
+                return f"{option}: there is no file {name}"
+    return None
 
 
 async def _require_role(connection: asyncpg.Connection, role: str, place: str) -> None:
