@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -28,6 +27,7 @@ from rich.theme import Theme
 from sqlalchemy import URL
 from sqlalchemy.exc import DBAPIError
 
+from tenantry.cli.escaping import json_text, require_printable_stdout
 from tenantry.database import Database
 from tenantry.errors import ConfigurationError, TenantryError
 from tenantry.ops.development import bring_up, bring_up_migrated
@@ -155,7 +155,8 @@ def counted(number: int, noun: str) -> str:
 def print_json(value: object) -> None:
     """Print a result as JSON, on one line where nobody looks at it."""
     indent = 2 if sys.stdout.isatty() else None
-    sys.stdout.write(json.dumps(value, default=str, ensure_ascii=False, indent=indent) + "\n")
+    ascii_only = not require_printable_stdout()
+    sys.stdout.write(json_text(value, indent=indent, ascii_only=ascii_only) + "\n")
 
 
 def json_row(row: Any) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from tenantry.cli.audit import audit
 from tenantry.cli.console import err, out
 from tenantry.cli.demo import demo
 from tenantry.cli.doctor import doctor
-from tenantry.cli.escaping import printable
+from tenantry.cli.escaping import printable, require_printable_stdout
 from tenantry.cli.search import search
 from tenantry.errors import TenantryError
 
@@ -75,6 +75,7 @@ def main() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by whoever has started this
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+    require_printable_stdout()
     try:
         try:
             app()

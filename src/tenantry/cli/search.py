@@ -126,7 +126,6 @@ def search(
     if as_json:
         _print_json(question, answer)
         return
-    require_printable_stdout()
     for rank, hit in enumerate(answer.hits, start=1):
         _print_hit(rank, hit)
     _print_timing(answer)
