@@ -22,7 +22,8 @@
     │   └── InvalidTokenError       the token or key is not, or no longer, valid
     ├── RetryLaterError             refused for now; says when to come back
     │   ├── ThrottledError          too many attempts on this account or from this address
-    │   └── BusyError               too much password hashing is waiting already
+    │   ├── BusyError               too much password hashing is waiting already
+    │   └── TransactionUndoneError  another transaction was in the way; run this one again
     ├── UserUnknownError            the tenant has no such user
     ├── DocumentUnknownError        the tenant has no such document
     ├── ReadOnlyError               asked to write where only reading is allowed
@@ -67,6 +68,7 @@ __all__ = [
     "TenantUnknownError",
     "TenantryError",
     "ThrottledError",
+    "TransactionUndoneError",
     "UnsafeRoleError",
     "UnsupportedServerError",
     "UserUnknownError",
@@ -172,6 +174,23 @@ class ThrottledError(RetryLaterError):
 
 class BusyError(RetryLaterError):
     """Too much password hashing is waiting already. A door answers 503."""
+
+
+class TransactionUndoneError(RetryLaterError):
+    """Another transaction was in the way, and PostgreSQL has given this one up. A door answers 503.
+
+    Nothing is wrong with it: run from its beginning, it may well succeed.
+
+    Args:
+        message: For people.
+        sqlstate: For programs: 40P01 for a deadlock, 40001 where the isolation level allows no
+            order of the two, 55P03 for a lock that was not free in time.
+        retry_after_seconds: When to come back; a worker need not wait.
+    """
+
+    def __init__(self, message: str, *, sqlstate: str = "", retry_after_seconds: int = 1) -> None:
+        super().__init__(message, retry_after_seconds=retry_after_seconds)
+        self.sqlstate = sqlstate
 
 
 class UserUnknownError(TenantryError):

@@ -11,8 +11,9 @@ import pytest
 
 from tenantry import Database, Settings
 from tenantry.auth.tenants import TenantFinder
-from tenantry.errors import SchemaMissingError
+from tenantry.errors import SchemaMissingError, TenantUnknownError
 from tenantry.ops.tenants import find_tenant
+from tenantry.schema import Tenant
 from tests.conftest import Server, TenantPair, Urls
 from tests.pgbouncer import pgbouncer
 
@@ -54,6 +55,22 @@ async def test_everybody_gets_their_own_answer(finder: TenantFinder, tenants: Te
         assert answer == expected[slug] or isinstance(answer, asyncio.CancelledError)
 
 
+async def test_a_slug_is_one_in_any_case(
+    finder: TenantFinder, db: Database, tenants: TenantPair
+) -> None:
+    """As host names are, wherever people type it; letters that fold to a slug's are others."""
+    for spelled in ("ACME", "Acme", "aCmE"):
+        assert await finder.find(spelled) == tenants.a.id
+        assert (await find_tenant(db, spelled)).id == tenants.a.id
+    assert await finder.find(str(tenants.b.id).upper()) == tenants.b.id
+    async with db.operator() as tx:
+        tx.add(Tenant(name="Kit", slug="kit"))
+    for odd in ("\u212ait", "k\u0131t", "K\u0130T"):
+        assert await finder.find(odd) is None
+        with pytest.raises(TenantUnknownError):
+            await find_tenant(db, odd)
+
+
 async def test_what_is_no_slug_is_not_asked_for(
     finder: TenantFinder, admin: asyncpg.Connection
 ) -> None:
@@ -61,7 +78,7 @@ async def test_what_is_no_slug_is_not_asked_for(
     await admin.execute("DROP FUNCTION tenantry.find_tenant")
     with pytest.raises(SchemaMissingError, match="tenantry db migrate"):
         await finder.find("acme")
-    for text in ("", "ACME", "acme\n", "acme.", "%", "a_b", "-a", "é", "\0", "x" * 64, "x" * 10**6):
+    for text in ("", "acme\n", "acme.", "%", "a_b", "-a", "é", "\0", "x" * 64, "x" * 10**6):
         assert await finder.find(text) is None
     unknown = uuid4()
     assert await finder.find(str(unknown)) == unknown

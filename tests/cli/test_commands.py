@@ -169,6 +169,7 @@ def test_an_embedder_of_ones_own(tenantry: Command, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
         "def embed(texts):\n    return [[float(len(t))] + [1.0] * 1023 for t in texts]\n"
         "def short(texts):\n    return [[1.0] for t in texts]\n"
+        "async def gone(texts):\n    import asyncio\n    raise asyncio.CancelledError\n"
     )
     (tmp_path / "a.md").write_text("Hello.")
     tenantry("tenant", "create", "Acme")
@@ -176,6 +177,7 @@ def test_an_embedder_of_ones_own(tenantry: Command, tmp_path: Path) -> None:
     assert tenantry(*run, "mine:embed").code == 0
     (tmp_path / "a.md").write_text("Hello again.")
     assert "1 dimensions; 1024 are required" in tenantry(*run, "mine:short").error
+    assert "mine:gone failed with CancelledError" in tenantry(*run, "mine:gone").error
     assert "no missing" in tenantry(*run, "mine:missing").error
     assert "module:function" in tenantry(*run, "mine").error
 
@@ -272,6 +274,7 @@ async def test_reset_asks_first(tenantry: Command, db: Database) -> None:
         result = tenantry("db", "reset", stdin=answer)
         assert result.code == 1
         assert "Destroy all rows" in result.err
+        assert "Give --yes" in result.err
     assert len(json.loads(tenantry("tenant", "list", "--json").out)) == 1
     result = tenantry("db", "reset", "--yes")
     assert (result.code, result.out.splitlines()[0]) == (0, "dropped everything")

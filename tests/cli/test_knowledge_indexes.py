@@ -255,3 +255,27 @@ async def test_an_interrupted_rebuild_says_what_is_left(
     assert "left behind" in tenantry("knowledge", "indexes").out
     assert "`tenantry knowledge mend`" in tenantry("knowledge", "rebuild", left[0].name).error
     assert tenantry("knowledge", "mend").out == f"dropped {left[0].name}\n"
+
+
+async def test_a_rebuild_that_was_killed_holds_nobody_off(
+    tenantry: Command, urls: Urls, connect: Connect, tmp_path: Path, db: Database
+) -> None:
+    """The server ends the build although what it waits for has not ended; then `mend` can work."""
+    other = await connect(urls.admin)
+    writing = other.transaction()
+    await writing.start()
+    await other.execute("LOCK TABLE knowledge_chunks IN ROW EXCLUSIVE MODE")
+    process = await _started(urls, tmp_path, "rebuild", INDEX)
+    assert process.stderr is not None
+    for _ in range(2):
+        await asyncio.wait_for(process.stderr.readline(), 60)
+    process.kill()
+    await process.wait()
+    watching = await connect(urls.admin)
+    async with asyncio.timeout(30):
+        while await watching.fetchval(  # noqa: ASYNC110 - nobody tells
+            "SELECT count(*) FROM pg_stat_progress_create_index"
+        ):
+            await asyncio.sleep(0.05)
+    await writing.rollback()
+    assert tenantry("knowledge", "mend").out.startswith("dropped ")

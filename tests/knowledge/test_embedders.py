@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tenantry.errors import ConfigurationError, InvalidValueError
-from tenantry.knowledge import HASH_EMBEDDER, embed, hash_embedding, load_embedder
+from tenantry.knowledge import HASH_EMBEDDER, Embedder, embed, hash_embedding, load_embedder
 from tenantry.schema import EMBEDDING_DIMENSIONS
 
 
@@ -123,6 +123,56 @@ async def test_embedder_that_has_run_out() -> None:
     empty = iter(())
     with pytest.raises(ConfigurationError, match="StopIteration"):
         await asyncio.wait_for(embed(lambda texts: next(empty), ["one"]), 5)
+
+
+async def raise_cancelled(texts: Sequence[str]) -> list[list[float]]:
+    raise asyncio.CancelledError
+
+
+async def await_cancelled(texts: Sequence[str]) -> list[list[float]]:
+    task = asyncio.create_task(asyncio.sleep(60))
+    task.cancel()
+    await task
+    return []
+
+
+def raise_cancelled_in_a_thread(texts: Sequence[str]) -> list[list[float]]:
+    raise asyncio.CancelledError
+
+
+@pytest.mark.parametrize(
+    "embedder", [raise_cancelled, await_cancelled, raise_cancelled_in_a_thread]
+)
+async def test_embedder_that_is_cancelled_within(embedder: Embedder) -> None:
+    """A client that gives its own request up has failed: nobody has cancelled who embeds."""
+    with pytest.raises(ConfigurationError, match="failed with CancelledError"):
+        await asyncio.wait_for(embed(embedder, ["one"]), 5)
+
+
+async def test_whoever_embeds_can_be_cancelled() -> None:
+    """Then it is no failure of the embedder's, asynchronous or in a thread."""
+    never, begun = threading.Event(), asyncio.Event()
+
+    async def asynchronous(texts: Sequence[str]) -> list[list[float]]:
+        begun.set()
+        await asyncio.sleep(60)
+        return []
+
+    loop = asyncio.get_running_loop()
+
+    def plain(texts: Sequence[str]) -> list[list[float]]:
+        loop.call_soon_threadsafe(begun.set)
+        never.wait(60)
+        return []
+
+    for embedder in (asynchronous, plain):
+        begun.clear()
+        task = asyncio.create_task(embed(embedder, ["one"]))
+        await begun.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    never.set()
 
 
 async def test_no_texts_need_no_embedder() -> None:

@@ -27,6 +27,7 @@ from tenantry.errors import (
     PrivilegeError,
     ReadOnlyError,
     SessionUseError,
+    TransactionUndoneError,
 )
 from tenantry.knowledge import Chunk, add_document, load_chunks, loading
 from tenantry.schema import EMBEDDING_DIMENSIONS, KnowledgeChunk
@@ -643,12 +644,24 @@ async def test_other_refusals_are_sqlalchemys(
 ) -> None:
     """What PostgreSQL refuses for reasons of its own arrives as from the ORM, without values."""
     async with db.tenant(tenants.a.id) as tx:
-        await tx.execute(text("SET LOCAL lock_timeout = '50ms'"))
+        await tx.execute(text("SET LOCAL statement_timeout = '50ms'"))
         with pytest.raises(DBAPIError) as caught:
             await load_chunks(tx, [Chunk("secret", UNIT)] * 100, document_id=document)
+        await tx.execute(text("SET LOCAL statement_timeout = 0"))
         assert await load_chunks(tx, ["x"], document_id=document) == 1
-    assert getattr(caught.value.orig, "sqlstate", None) == "55P03"
+    assert getattr(caught.value.orig, "sqlstate", None) == "57014"
     assert "secret" not in str(caught.value)
+
+
+async def test_a_lock_that_is_not_free_in_time_undoes_the_load(
+    db: Database, tenants: TenantPair, document: UUID, taking: asyncpg.Connection
+) -> None:
+    """Nothing of the load is there, and the transaction can go on."""
+    async with db.tenant(tenants.a.id) as tx:
+        await tx.execute(text("SET LOCAL lock_timeout = '50ms'"))
+        with pytest.raises(TransactionUndoneError, match="55P03"):
+            await load_chunks(tx, [Chunk("secret", UNIT)] * 100, document_id=document)
+        assert await load_chunks(tx, ["x"], document_id=document) == 1
 
 
 def five_megabytes_for_position_three() -> list[Chunk]:

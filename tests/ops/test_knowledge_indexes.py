@@ -117,6 +117,14 @@ async def test_interrupted_rebuild_is_mended(
     assert all(each.is_valid for each in await list_indexes(urls.admin))
 
 
+async def test_who_builds_is_named(urls: Urls, admin: asyncpg.Connection) -> None:
+    """A build holds others off before it locks a table: its process is named then too."""
+    await admin.execute("SELECT pg_advisory_lock($1)", index_catalog._BUILDING)
+    pid = admin.get_server_pid()
+    with pytest.raises(ConflictError, match=rf"process {pid}\..* pg_terminate_backend\({pid}\)"):
+        await rebuild_index(urls.admin, INDEX)
+
+
 async def test_invalid_index_is_rebuilt(
     db: Database, urls: Urls, tenants: TenantPair, admin: asyncpg.Connection
 ) -> None:

@@ -13,6 +13,7 @@ from sqlalchemy import make_url, text
 from sqlalchemy.pool import NullPool
 
 from tenantry import Database
+from tenantry.cli.knowledge import conclusions
 from tenantry.errors import (
     ConfigurationError,
     InvalidValueError,
@@ -20,18 +21,13 @@ from tenantry.errors import (
     PrivilegeError,
     SchemaError,
 )
-from tenantry.ops import vector_measuring
+from tenantry.ops import vector_judging, vector_measuring
 from tenantry.ops.audit import audit
 from tenantry.ops.diagnosis.vector_search import diagnose_vector_search
 from tenantry.ops.drift import check
 from tenantry.ops.tenants import find_tenant
-from tenantry.ops.vector_measuring import (
-    GRID,
-    IndexMeasured,
-    TenantMeasured,
-    judge,
-    measure_vector_search,
-)
+from tenantry.ops.vector_judging import GRID, IndexMeasured, TenantMeasured, judge
+from tenantry.ops.vector_measuring import measure_vector_search
 from tenantry.ops.vector_parts import PARTS, drop_parts, make_parts
 from tenantry.ops.vector_tuning import (
     VECTOR_SEARCH,
@@ -264,34 +260,45 @@ async def test_a_part_that_cannot_be_built_is_an_error(filled: Urls) -> None:
 
 
 def made_up(
-    sizes: dict[int, tuple[float, float]], recalls: dict[int, float]
+    sizes: dict[int, tuple[float, float]],
+    recalls: dict[int, float],
+    *,
+    questions: int = 20,
+    spread: float = 0.0,
 ) -> list[TenantMeasured]:
-    """Tenants with the milliseconds of comparing and of the index, and recalls by ef_search."""
+    """Tenants with the milliseconds of comparing and of the index, and recalls by ef_search.
+
+    Half of the questions find `spread` more, and half as much less.
+    """
+    signs = [1 if number % 2 else -1 for number in range(questions)]
+    found = {ef: recalls.get(ef, max(recalls.values())) for ef in GRID}
     return [
         TenantMeasured(
             uuid4(),
             f"t{chunks}",
             chunks,
             "whole",
-            [exact] * 3,
-            {ef: [hnsw] * 3 for ef in GRID},
-            {ef: [recalls.get(ef, max(recalls.values()))] * 3 for ef in GRID},
+            [exact] * questions,
+            {ef: [hnsw] * questions for ef in GRID},
+            {ef: [found[ef] + sign * spread for sign in signs] for ef in GRID},
         )
         for chunks, (exact, hnsw) in sizes.items()
     ]
 
 
+HELD = IndexTuning(5.0, built_in().indexes["whole"].least, {0.9: 111, 0.97: 777})
 RECALLS = {40: 0.8, 60: 0.85, 100: 0.92, 150: 0.94, 200: 0.96, 300: 0.975, 400: 0.98}
 
 
 def test_each_recall_gets_the_least_ef_search_that_has_reached_it() -> None:
     """And none where none has; then the search compares."""
-    found = judge("whole", 100_000, made_up({10_000: (40.0, 4.0)}, RECALLS))
+    found = judge("whole", 100_000, made_up({10_000: (40.0, 4.0)}, RECALLS), HELD)
     assert found.tuning.ef_search == {0.9: 100, 0.95: 300 - 100, 0.97: 300}
+    assert found.in_doubt == ()
 
 
 def measured(sizes: dict[int, tuple[float, float]]) -> IndexMeasured:
-    return judge("whole", 100_000, made_up(sizes, RECALLS))
+    return judge("whole", 100_000, made_up(sizes, RECALLS), HELD)
 
 
 def test_the_limit_is_where_both_cost_the_same() -> None:
@@ -308,9 +315,61 @@ def test_the_limit_is_where_both_cost_the_same() -> None:
 
 def test_an_index_that_reaches_nothing_is_not_asked() -> None:
     """No ef_search is kept, and the limit is left as it was."""
-    found = judge("whole", 100_000, made_up({10_000: (40.0, 4.0)}, {40: 0.5}))
+    found = judge("whole", 100_000, made_up({10_000: (40.0, 4.0)}, {40: 0.5}), HELD)
     assert (found.tuning.ef_search, found.exact_up_to) == ({}, None)
-    assert found.tuning.roots == built_in().indexes["whole"].roots
+    assert found.tuning.roots == HELD.roots
+
+
+@pytest.mark.parametrize("recall", [0.5, 0.98])
+def test_few_questions_change_nothing(recall: float) -> None:
+    """Neither is an index switched off for them, nor made to look less far."""
+    few = made_up({10_000: (40.0, 4.0), 2_500: (10.0, 4.0)}, {40: recall}, questions=9)
+    found = judge("whole", 100_000, few, HELD)
+    assert (found.tuning, found.exact_up_to) == (HELD, None)
+    assert found.in_doubt == vector_judging.RECALLS
+
+
+def test_the_command_says_what_few_questions_change() -> None:
+    """A line for each recall, with what holds for it as before."""
+    few = made_up({10_000: (40.0, 4.0)}, {40: 0.5}, questions=3)
+    lines = conclusions(judge("whole", 100_000, few, HELD))
+    assert lines == [
+        "recall 0.9: too few questions to tell, so ef_search 111 stays",
+        "recall 0.95: too few questions to tell, so ef_search 777 stays",
+        "recall 0.97: too few questions to tell, so ef_search 777 stays",
+        "recall 0.99: too few questions to tell, so all are compared as before",
+        "more --seconds ask more questions",
+    ]
+
+
+def test_only_questions_to_those_that_the_index_is_for_count() -> None:
+    """However many were asked of tenants whose chunks are compared in any case."""
+    many = made_up({10_000: (40.0, 4.0)}, RECALLS, questions=5)
+    many += made_up({2_000: (2.0, 8.0), 1_900: (1.9, 8.0)}, RECALLS, questions=60)
+    found = judge("whole", 100_000, many, HELD)
+    assert [each.chunks for each in found.judged] == [10_000]
+    assert found.tuning == HELD
+
+
+@pytest.mark.parametrize(("questions", "is_told"), [(20, False), (200, True)])
+def test_a_recall_that_chance_may_have_missed_stays_as_it_was(
+    questions: int, is_told: bool
+) -> None:
+    """0.955 is less than 0.97 by less than two standard errors of 20 questions, not of 200."""
+    missed = made_up({10_000: (40.0, 4.0)}, {40: 0.955}, questions=questions, spread=0.045)
+    found = judge("whole", 100_000, missed, HELD)
+    assert found.tuning.ef_search == {0.9: 40, 0.95: 40} | ({} if is_told else {0.97: 777})
+    assert found.in_doubt == (() if is_told else (0.97,))
+
+
+def test_what_stays_looks_no_less_far_than_what_was_reached() -> None:
+    """A search takes the least ef_search of its recall and those above it."""
+    missed = {40: 0.9, 1000: 0.965}
+    found = judge("whole", 100_000, made_up({10_000: (40.0, 4.0)}, missed, spread=0.03), HELD)
+    assert found.tuning.ef_search == {0.9: 40, 0.95: 60, 0.97: 777}
+    held = IndexTuning(HELD.roots, HELD.least, {0.97: 50})
+    found = judge("whole", 100_000, made_up({10_000: (40.0, 4.0)}, missed, spread=0.03), held)
+    assert found.tuning.ef_search == {0.9: 40, 0.95: 60, 0.97: 60}
 
 
 def test_tenants_of_all_sizes_are_chosen() -> None:

@@ -171,6 +171,22 @@ async def test_a_server_that_is_not_there() -> None:
     assert "hunter2" not in str(caught.value)
 
 
+async def test_a_certificate_that_is_not_there_is_named(tmp_path: Path) -> None:
+    """It is the URL that has to be mended, and not the server."""
+    missing = str(tmp_path / "root.crt")
+    for option, mode in (("sslrootcert", "verify-full"), ("sslcert", "require")):
+        url = URL.create(
+            "postgresql",
+            host="localhost",
+            port=1,
+            database="x",
+            query={"sslmode": mode, option: missing},
+        )
+        with pytest.raises(ConfigurationError, match=rf"{option}: there is no file {missing}"):
+            async with Database.connect(url):
+                pass
+
+
 async def test_the_operator_needs_the_admin_url(urls: Urls) -> None:
     """With the application's URL alone there is no way to see all tenants."""
     async with Database.connect(urls.app) as db:

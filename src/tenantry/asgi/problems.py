@@ -52,8 +52,8 @@ STATUSES: Final[Mapping[type[errors.TenantryError], int]] = {
 ERRORS: Final = (errors.TenantryError, DBAPIError, NoResultFound, PoolTimeoutError)
 """What `problem_of` knows."""
 
-# By a SQLSTATE or its class: values that cannot be stored, constraints, deadlocks, limits, and a
-# server that cannot now.
+# By a SQLSTATE or its class: values that cannot be stored, constraints, limits, and a server that
+# cannot now.
 _SQLSTATES: Final[Mapping[str, tuple[int, str | None]]] = {
     "22": (422, None),
     "23": (409, None),

@@ -21,7 +21,12 @@ from typing import Any, Final
 
 import asyncpg
 
-from tenantry.errors import DatabaseUnavailableError, SchemaMissingError, TenantryError
+from tenantry.errors import (
+    DatabaseUnavailableError,
+    SchemaMissingError,
+    TenantryError,
+    TransactionUndoneError,
+)
 from tenantry.settings import Settings
 from tenantry.tenancy.connecting import connect, translate
 from tenantry.tenancy.observing import Observation, Reading
@@ -344,6 +349,8 @@ def _translated(error: BaseException) -> TenantryError:
             "The database lacks the functions that signing in needs. Run `tenantry db migrate`."
         )
     known = translate(error) if isinstance(error, asyncpg.PostgresError) else None
+    if isinstance(known, TransactionUndoneError):
+        known = None  # nobody who looks up has a transaction to run again
     return known or DatabaseUnavailableError(
         f"PostgreSQL gave no answer ({type(error).__name__}). This says nothing about what was "
         "looked up; try again."

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from tenantry.auth.looking_up import Question, look_up_for
 from tenantry.database import Database
-from tenantry.schema.tenants import ID_PATTERN, SLUG_PATTERN
+from tenantry.schema.tenants import ID_PATTERN, SLUG_PATTERN, folded_slug
 
 __all__ = ["TenantFinder", "slug_of_host"]
 
@@ -47,14 +47,14 @@ class TenantFinder:
         """Return the tenant's id, or None where there is no such slug.
 
         Args:
-            text: A slug, or a tenant's id with its dashes, which is returned as it is.
+            text: A slug, or a tenant's id with its dashes, which is returned as it is; in any case.
 
         Raises:
             DatabaseUnavailableError: Nobody can tell. It says nothing about the slug.
             SchemaMissingError: The database lacks the function; it has to be migrated.
             SessionUseError: Called from another event loop than the one that has connected.
         """
-        if text is None or not _SLUG.fullmatch(text):
+        if text is None or not _SLUG.fullmatch(text := folded_slug(text)):
             return None
         if _ID.fullmatch(text):
             return UUID(text)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -26,7 +25,9 @@ from rich.progress import (
 )
 from rich.theme import Theme
 from sqlalchemy import URL
+from sqlalchemy.exc import DBAPIError
 
+from tenantry.cli.escaping import json_text, require_printable_stdout
 from tenantry.database import Database
 from tenantry.errors import ConfigurationError, TenantryError
 from tenantry.ops.development import bring_up, bring_up_migrated
@@ -50,16 +51,28 @@ __all__ = [
     "print_json",
     "progress",
     "run",
+    "said",
     "step",
+    "tell",
 ]
 
 THEME = Theme({"ok": "green", "wall": "bold red", "name": "cyan", "quiet": "dim"})
 
-out = Console(theme=THEME, highlight=False, soft_wrap=True)
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Raise what was raised. Rich would end the program, in the midst of its work."""
+        raise  # noqa: PLE0704 - it is called where the error is handled
+
+
+out = _Console(theme=THEME, highlight=False, soft_wrap=True)
 """Results: what another program may read."""
 
-err = Console(theme=THEME, highlight=False, stderr=True, soft_wrap=True)
+err = _Console(theme=THEME, highlight=False, stderr=True, soft_wrap=True)
 """Progress and errors."""
+
+_untold: list[OSError] = []
+"""Why lines of a result could not be printed while work was under way."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Models = Annotated[
@@ -96,16 +109,42 @@ def run(
     Args:
         work: The coroutine.
         interrupted: What the message says of where that leaves things.
+
+    Raises:
+        OSError: A line that it has told could not be printed.
     """
     try:
-        return asyncio.run(work)
+        result = asyncio.run(work)
     except KeyboardInterrupt:
         raise InterruptError(f"interrupted. {interrupted}") from None
+    if _untold:
+        raise _untold.pop()
+    return result
+
+
+def tell(line: str) -> None:
+    """Print one line of a result while work is under way.
+
+    That it cannot be printed does not end the work, which might be left half done: `run` raises it
+    afterwards.
+    """
+    try:
+        out.print(line, markup=False)
+    except OSError as error:
+        _untold.append(error)
 
 
 def step(line: str) -> None:
-    """Print one line of progress."""
-    err.print(line, markup=False, style="quiet")
+    """Print one line of progress, if it can be printed."""
+    with suppress(OSError):
+        err.print(line, markup=False, style="quiet")
+
+
+def said(error: DBAPIError) -> str:
+    """Return what PostgreSQL says, and its code; without the detail, which quotes rows."""
+    cause = getattr(error.orig, "__cause__", None) or error.orig
+    state = getattr(error.orig, "sqlstate", None) or "none"
+    return f"{str(cause).partition(chr(10))[0]} (SQLSTATE {state})"
 
 
 def counted(number: int, noun: str) -> str:
@@ -116,7 +155,8 @@ def counted(number: int, noun: str) -> str:
 def print_json(value: object) -> None:
     """Print a result as JSON, on one line where nobody looks at it."""
     indent = 2 if sys.stdout.isatty() else None
-    sys.stdout.write(json.dumps(value, default=str, ensure_ascii=False, indent=indent) + "\n")
+    ascii_only = not require_printable_stdout()
+    sys.stdout.write(json_text(value, indent=indent, ascii_only=ascii_only) + "\n")
 
 
 def json_row(row: Any) -> dict[str, Any]:

@@ -12,10 +12,10 @@ import typer
 
 from tenantry.cli import console
 from tenantry.cli.console import Json, Migrations, Models, err, out
-from tenantry.errors import ConfigurationError, TenantryError
+from tenantry.errors import ConfigurationError, InvalidValueError, TenantryError
 from tenantry.ops import drift, migrations, revisions
 from tenantry.ops.development import Role, bring_up, bring_up_migrated, role_url
-from tenantry.ops.project import load_project
+from tenantry.ops.project import Project, load_project
 from tenantry.ops.seed import SeedPlan, SeedReport
 from tenantry.ops.seed import seed as load_seed
 from tenantry.settings import DATABASE_URL, Settings, url_text
@@ -117,13 +117,14 @@ def migrate(
     ] = 300.0,
 ) -> None:
     """Bring the database to the newest version. Safe to run from many places at once."""
+    project = _migrations_of(migrations_folder)
 
     async def work() -> list[str]:
         return await migrations.migrate(
             await console.admin_url(migrated=False),
-            project=load_project(migrations=migrations_folder, import_models=False),
+            project=project,
             wait_seconds=wait,
-            on_step=lambda line: out.print(line, markup=False),
+            on_step=console.tell,
         )
 
     if not console.run(work()):
@@ -145,7 +146,7 @@ def push(
             await console.admin_url(),
             project=load_project(models=tuple(models or ())),
             accept_data_loss=accept_data_loss,
-            on_sql=lambda sql: out.print(sql, markup=False),
+            on_sql=console.tell,
             on_step=console.step,
         )
 
@@ -271,13 +272,31 @@ def reset(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Drop every table, with all rows, and migrate anew."""
+    project = _migrations_of(migrations_folder)
     target = console.run(console.admin_url(migrated=False))
     if not yes:
-        typer.confirm(f"Destroy all rows in {target!r}?", abort=True, err=True)
+        _confirm(f"Destroy all rows in {target!r}?")
     console.run(
-        migrations.reset(
-            target,
-            project=load_project(migrations=migrations_folder, import_models=False),
-            on_step=lambda line: out.print(line, markup=False),
-        )
+        migrations.reset(target, project=project, on_step=console.tell),
+        interrupted="What was dropped is gone; `tenantry db migrate` makes what is missing.",
     )
+
+
+def _confirm(question: str) -> None:
+    try:
+        typer.confirm(question, abort=True, err=True)
+    except typer.Abort:
+        err.print()  # below the question, which no answer has ended
+        raise InvalidValueError(
+            "Nobody has said yes, so nothing was changed. Give --yes where there is nobody to ask."
+        ) from None
+
+
+def _migrations_of(folder: Path | None) -> Project:
+    # Where it is misspelled, there would be nothing to do.
+    if folder is not None and not folder.is_dir():
+        raise ConfigurationError(
+            f"There is no folder {folder}. Give the folder of your migrations, or leave "
+            "--migrations out."
+        )
+    return load_project(migrations=folder, import_models=False)

@@ -17,6 +17,7 @@ from sqlalchemy import URL, select
 
 from tenantry.cli import console
 from tenantry.cli.console import out
+from tenantry.cli.escaping import printable
 from tenantry.database import Database
 from tenantry.errors import ConfigurationError, ConflictError
 from tenantry.ops.demonstration import Attempt, count_rows, try_to_cross
@@ -145,7 +146,7 @@ def _print_counts(stage: _Stage, counts: dict[str, list[int]]) -> None:
     table = Table(title="SELECT count(*), no WHERE: what each tenant sees", title_justify="left")
     table.add_column("table", style="name")
     for tenant in stage.tenants:
-        table.add_column(tenant.name, justify="right")
+        table.add_column(Text(printable(tenant.name)), justify="right")
     for name, (first, second) in counts.items():
         table.add_row(name, f"{first:,}", f"{second:,}")
     out.print(table)
@@ -153,11 +154,11 @@ def _print_counts(stage: _Stage, counts: dict[str, list[int]]) -> None:
 
 
 def _print_attempts(stage: _Stage, attempts: list[Attempt]) -> None:
-    here, there = (tenant.name for tenant in stage.tenants)
-    names = {str(tenant.id): f"<{tenant.name}>" for tenant in stage.tenants}
+    here, there = (printable(tenant.name) for tenant in stage.tenants)
+    names = {str(tenant.id): f"<{printable(tenant.name)}>" for tenant in stage.tenants}
     names[str(stage.conversation)] = f"<conversation of {there}>"
     table = Table(
-        title=f"{here} tries to reach {there}, as the application's role",
+        title=Text(f"{here} tries to reach {there}, as the application's role"),
         title_justify="left",
         show_lines=True,
     )

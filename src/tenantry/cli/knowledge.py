@@ -18,19 +18,13 @@ from tenantry.database import Database
 from tenantry.errors import InvalidValueError, PrivilegeError
 from tenantry.knowledge import HASH_EMBEDDER, ImportReport, import_folder, load_embedder
 from tenantry.ops.tenants import find_tenant
-from tenantry.ops.vector_measuring import (
-    GRID,
-    RECALLS,
-    IndexMeasured,
-    TenantMeasured,
-    TuningReport,
-    measure_vector_search,
-)
+from tenantry.ops.vector_judging import GRID, RECALLS, IndexMeasured, TenantMeasured
+from tenantry.ops.vector_measuring import TuningReport, measure_vector_search
 from tenantry.ops.vector_parts import PARTS, drop_parts, make_parts
 from tenantry.ops.vector_tuning import keep_tuning
 from tenantry.schema.languages import DEFAULT_LANGUAGE
 
-__all__ = ["app"]
+__all__ = ["app", "conclusions"]
 
 app = typer.Typer(
     help="Bring documents into knowledge bases, tune the search, and care for its indexes.",
@@ -101,7 +95,9 @@ def _print(result: ImportReport) -> None:
 @app.command()
 def tune(
     *,
-    seconds: Annotated[float, typer.Option(help="How long to measure at most.")] = 60.0,
+    seconds: Annotated[
+        float, typer.Option(help="How long to measure, if that is enough to tell.")
+    ] = 60.0,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Measure, print, and keep nothing.")
     ] = False,
@@ -193,24 +189,29 @@ def _print_measured(found: TuningReport, index: IndexMeasured) -> None:
     asked = counted(index.questions, "question")
     out.print(f"{kinds[index.kind]}: {asked}, {found.rows:,} chunks in all")
     out.print(table)
-    for line in _conclusions(index):
+    for line in conclusions(index):
         out.print(line, markup=False)
 
 
-def _conclusions(index: IndexMeasured) -> list[str]:
-    reached = index.tuning.ef_search
-    lines = [
-        f"recall {recall:g}: "
-        + (
-            f"ef_search {reached[recall]}"
-            if recall in reached
-            else "not reached, so all are compared"
-        )
-        for recall in RECALLS
-    ]
+def conclusions(index: IndexMeasured) -> list[str]:
+    """Return in words what follows from what was measured, a line for each recall."""
+    lines = [f"recall {recall:g}: {_conclusion(index, recall)}" for recall in RECALLS]
+    if index.in_doubt:
+        lines.append("more --seconds ask more questions")
     if index.exact_up_to is not None:
         lines.append(f"up to {index.exact_up_to:,} chunks of a tenant are compared")
     return lines
+
+
+def _conclusion(index: IndexMeasured, recall: float) -> str:
+    reached = index.tuning.ef_search
+    if recall in index.in_doubt:
+        held = min((ef for each, ef in reached.items() if each >= recall), default=None)
+        stays = "all are compared as before" if held is None else f"ef_search {held} stays"
+        return f"too few questions to tell, so {stays}"
+    return (
+        f"ef_search {reached[recall]}" if recall in reached else "not reached, so all are compared"
+    )
 
 
 def _tuning_row(found: TuningReport, *, kept: bool) -> dict[str, Any]:
@@ -222,6 +223,7 @@ def _tuning_row(found: TuningReport, *, kept: bool) -> dict[str, Any]:
                 "questions": index.questions,
                 "recall": {str(ef): round(index.recall(ef)[0], 4) for ef in GRID},
                 "exact_up_to": index.exact_up_to,
+                "in_doubt": list(index.in_doubt),
                 "tenants": [_tenant_row(each) for each in index.tenants],
             }
             for index in found.indexes

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import sys
-from typing import Annotated
+from contextlib import suppress
+from typing import Annotated, TextIO
 
 import typer
 from rich.text import Text
+from sqlalchemy.exc import DBAPIError
 
 from tenantry import __version__
-from tenantry.cli import db, knowledge, session, tenant, user
+from tenantry.cli import console, db, knowledge, session, tenant, user
 from tenantry.cli.audit import audit
 from tenantry.cli.console import err, out
 from tenantry.cli.demo import demo
 from tenantry.cli.doctor import doctor
-from tenantry.cli.escaping import printable
+from tenantry.cli.escaping import printable, require_printable_stdout
 from tenantry.cli.search import search
 from tenantry.errors import TenantryError
 
@@ -67,11 +71,49 @@ def _root(
 
 def main() -> None:
     """Run the command line; what goes wrong is one message and exit code 1."""
+    code: str | int | None = 1
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever has started this
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+    require_printable_stdout()
     try:
-        app()
+        try:
+            app()
+        except SystemExit as end:
+            sys.stdout.flush()  # now, and not when nothing can be said of it any more
+            # Typer's own code for a command or option that is not there is 2.
+            code = 1 if end.code == 2 else end.code  # noqa: PLR2004
     except TenantryError as error:
+        _complain(str(error))
+    except DBAPIError as error:
+        _complain(
+            f"PostgreSQL refused: {console.said(error)}. What was not committed is not there. The "
+            "server's log may say more."
+        )
+    except OSError as error:
+        if error.errno != errno.EPIPE:  # who has read enough wants no message
+            _complain(_told(error))
+    for stream in (sys.stdout, sys.stderr):
+        _let_go(stream)
+    sys.exit(code)
+
+
+def _complain(message: str) -> None:
+    with suppress(OSError):
         # It may quote a name from the database, which anybody may have chosen.
-        err.print(Text.assemble(("error: ", "wall"), printable(str(error), lines=True)))
-        sys.exit(1)
-    except SystemExit as end:  # Typer's own code for a command or option that is not there is 2
-        sys.exit(1 if end.code == 2 else end.code)  # noqa: PLR2004
+        err.print(Text.assemble(("error: ", "wall"), printable(message, lines=True)))
+
+
+def _told(error: OSError) -> str:
+    reason = error.strerror or type(error).__name__
+    if error.filename is not None:
+        return f"Cannot use {os.fsdecode(error.filename)}: {reason}."
+    return f"The result cannot be written: {reason}. What the command has done stands."
+
+
+def _let_go(stream: TextIO) -> None:
+    """Forget what cannot be written: Python would try it at the very end, and print a traceback."""
+    try:
+        stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

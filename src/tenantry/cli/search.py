@@ -126,7 +126,6 @@ def search(
     if as_json:
         _print_json(question, answer)
         return
-    require_printable_stdout()
     for rank, hit in enumerate(answer.hits, start=1):
         _print_hit(rank, hit)
     _print_timing(answer)
@@ -187,7 +186,9 @@ async def _ask(question: _Question, tenant: str, *, explain: bool) -> _Answer:
                 search_ms = 1000 * (perf_counter() - started)
                 plan = await _plan(tx, question) if explain and vector is not None else None
             except DBAPIError as error:
-                raise _said(error) from error
+                raise InvalidValueError(
+                    f"PostgreSQL could not search: {console.said(error)}."
+                ) from error
     return _Answer(hits, search_ms, embedding_ms, plan, tuned)
 
 
@@ -235,13 +236,6 @@ async def _plan(tx: TenantSession, question: _Question) -> VectorPlan:
         recall=question.recall,
         documents=question.documents,
     )
-
-
-def _said(error: DBAPIError) -> InvalidValueError:
-    cause = getattr(error.orig, "__cause__", None) or error.orig
-    state = getattr(error.orig, "sqlstate", None) or "none"
-    said = str(cause).partition("\n")[0]
-    return InvalidValueError(f"PostgreSQL could not search: {said} (SQLSTATE {state}).")
 
 
 def _print_hit(rank: int, hit: Hit) -> None:

@@ -8,10 +8,12 @@ from typing import Annotated, Any
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from tenantry.auth import Auth, IssuedApiKey
 from tenantry.cli import console
 from tenantry.cli.console import Json, out
+from tenantry.cli.escaping import printable
 from tenantry.errors import InvalidValueError
 from tenantry.ops import tenants
 from tenantry.schema import Tenant
@@ -61,9 +63,8 @@ def list_(*, as_json: Json = False) -> None:
     table.add_column("id", min_width=36)  # an id that is cut is no id
     table.add_column("created")
     for tenant in found:
-        table.add_row(
-            tenant.slug, tenant.name, str(tenant.id), f"{tenant.created_at:%Y-%m-%d %H:%M}"
-        )
+        name = Text(printable(tenant.name))
+        table.add_row(tenant.slug, name, str(tenant.id), f"{tenant.created_at:%Y-%m-%d %H:%M}")
     out.print(table)
 
 

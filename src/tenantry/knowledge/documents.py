@@ -56,6 +56,7 @@ async def add_document(
         ConflictError: The tenant has a document of this source, or two chunks have one position.
         SessionUseError: ``tx`` is not a tenant's session.
         ReadOnlyError: ``tx`` is read-only.
+        TransactionUndoneError: Another transaction was in the way.
     """
     require_tenant(tx)
     values = _values(title, content, embedding, metadata, language)
@@ -111,6 +112,7 @@ async def replace_document(
         ConflictError: Two chunks have one position.
         SessionUseError: ``tx`` is not a tenant's session.
         ReadOnlyError: ``tx`` is read-only.
+        TransactionUndoneError: Another transaction was in the way.
     """
     require_tenant(tx)
     id_ = as_document_id(document_id)
@@ -141,6 +143,7 @@ async def delete_document(tx: TenantSession, document_id: UUID | str) -> None:
         DocumentUnknownError: The tenant has no such document.
         SessionUseError: ``tx`` is not a tenant's session.
         ReadOnlyError: ``tx`` is read-only.
+        TransactionUndoneError: Another transaction was in the way.
     """
     require_tenant(tx)
     id_ = as_document_id(document_id)

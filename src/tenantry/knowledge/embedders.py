@@ -89,7 +89,7 @@ def _import(module_name: str, name: str) -> object:
         raise ConfigurationError(
             f"The embedder {name!r}: there is no module {missing}. {advice}."
         ) from error
-    except Exception as error:  # a stranger's module may raise anything
+    except (Exception, SystemExit) as error:  # a stranger's module may raise anything
         raise ConfigurationError(
             f"The embedder {name!r}: importing {module_name} failed with "
             f"{type(error).__name__}: {error}"
@@ -119,9 +119,13 @@ async def embed(
     name = name or _name_of(embedder)
     try:
         vectors = await _call(embedder, list(texts))
-    except Exception as error:  # a stranger's function may raise anything
+    except (Exception, asyncio.CancelledError) as error:  # a stranger's may raise anything
+        task = asyncio.current_task()
+        if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+            raise  # not the embedder's own
+        said = f": {error}" if str(error) else "."
         raise ConfigurationError(
-            f"The embedder {name} failed with {type(error).__name__}: {error}"
+            f"The embedder {name} failed with {type(error).__name__}{said}"
         ) from error
     tolist = getattr(vectors, "tolist", None)
     listed: Any = tolist() if tolist is not None else vectors

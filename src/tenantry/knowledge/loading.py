@@ -89,6 +89,7 @@ async def load_chunks(
         ConflictError: A position is taken, or given twice.
         SessionUseError: ``tx`` is not a tenant's session, or another task is using it.
         ReadOnlyError: ``tx`` is read-only.
+        TransactionUndoneError: Another transaction was in the way.
         DatabaseUnavailableError: The connection was lost.
     """
     require_tenant(tx)

@@ -8,17 +8,22 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from sqlalchemy import URL, text
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.pool import NullPool
 
-from tenantry.errors import MigrationError, SchemaMissingError
+from tenantry.errors import MigrationError, SchemaMissingError, TransactionUndoneError
 from tenantry.ops.preparing import prepare
 from tenantry.schema.row_security import OWNER_ROLE
 from tenantry.tenancy.connecting import create_engine
 from tenantry.tenancy.inspection import check_server
 
-__all__ = ["LOCK_TIMEOUT_SECONDS", "Step", "inspection_connection", "migration_connection"]
+__all__ = [
+    "LOCK_TIMEOUT_SECONDS",
+    "NOTICE_DEATH",
+    "Step",
+    "inspection_connection",
+    "migration_connection",
+]
 
 LOCK_TIMEOUT_SECONDS: Final = 5
 """A migration waits this long for a table; longer, and the queries behind it would pile up."""
@@ -26,15 +31,15 @@ LOCK_TIMEOUT_SECONDS: Final = 5
 # Any fixed number that nobody else in the database uses: "tenantry" in ASCII.
 _ADVISORY_LOCK: Final = int.from_bytes(b"tenantry") & 0x7FFF_FFFF_FFFF_FFFF
 
-# Without it, the server goes on with the statement of a migrator that was killed, and keeps the
-# lock until it ends. Not every operating system can.
-_NOTICE_DEATH: Final = """
+NOTICE_DEATH: Final = """
 DO $$ BEGIN
     SET client_connection_check_interval = '1s';
 EXCEPTION WHEN OTHERS THEN
     NULL;
 END $$
 """
+"""Without it, the server goes on with the statement of a program that was killed, and keeps its
+locks until it ends. Not every operating system can."""
 
 _IS_MIGRATED: Final = text("""
     SELECT EXISTS (SELECT FROM pg_tables
@@ -66,7 +71,7 @@ async def migration_connection(
         await prepare(connection)
         await _become_owner(connection)
         await connection.exec_driver_sql(f"SET lock_timeout = '{LOCK_TIMEOUT_SECONDS}s'")
-        await connection.exec_driver_sql(_NOTICE_DEATH)
+        await connection.exec_driver_sql(NOTICE_DEATH)
         await connection.commit()
         yield connection
 
@@ -118,7 +123,7 @@ async def _lock(connection: AsyncConnection, wait_seconds: float, on_step: Step)
         await connection.exec_driver_sql(f"SET lock_timeout = '{int(wait_seconds * 1000)}ms'")
         try:
             await connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _ADVISORY_LOCK})
-        except DBAPIError as error:
+        except TransactionUndoneError as error:
             raise MigrationError(
                 f"Another migration of this database did not end within {wait_seconds:g} s. "
                 "Nothing was changed. See what it does in pg_stat_activity, then run this again."

@@ -50,7 +50,7 @@ def load_scripts(project: Project) -> ScriptDirectory:
         raise MigrationError(
             f"{error.filename}, line {error.lineno}: {error.msg}. Nothing was changed."
         ) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise MigrationError(
             f"The migrations in {project.migrations} cannot be read: {type(error).__name__}: "
             f"{error}. Nothing was changed."

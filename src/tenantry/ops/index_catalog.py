@@ -17,7 +17,9 @@ from tenantry.errors import (
     ConflictError,
     MigrationError,
     SchemaMissingError,
+    TransactionUndoneError,
 )
+from tenantry.ops.connections import NOTICE_DEATH
 from tenantry.schema.row_security import OWNER_ROLE
 from tenantry.tenancy.connecting import create_engine
 
@@ -44,13 +46,15 @@ _BUILDING: Final = 0x7E4A_1DE5
 # Anybody's locks are shown, but not who works: autovacuum alone has no user, and gives way.
 _BUILDER: Final = text("""
     SELECT l.pid FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
-     WHERE l.relation IN (to_regclass('public.knowledge_documents'),
-                          to_regclass('public.knowledge_chunks'))
+     WHERE (l.relation IN (to_regclass('public.knowledge_documents'),
+                           to_regclass('public.knowledge_chunks'))
+            AND l.mode IN ('ShareUpdateExclusiveLock', 'ShareLock', 'ShareRowExclusiveLock',
+                           'ExclusiveLock', 'AccessExclusiveLock')
+            OR l.locktype = 'advisory' AND l.granted
+               AND (l.classid, l.objid, l.objsubid) = (0, CAST(:key AS oid), 1))
        AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-       AND l.mode IN ('ShareUpdateExclusiveLock', 'ShareLock', 'ShareRowExclusiveLock',
-                      'ExclusiveLock', 'AccessExclusiveLock')
        AND l.pid <> pg_backend_pid() AND a.usesysid IS NOT NULL
-     LIMIT 1
+     ORDER BY l.relation NULLS FIRST LIMIT 1
 """)
 
 LEFT_BEHIND: Final = r"_cc(new|old)\d*$"
@@ -153,21 +157,23 @@ async def become_the_only_builder(connection: AsyncConnection) -> None:
 
     A concurrent build waits at its end for all who were at work before it, and so for another one
     that waits for its lock: PostgreSQL finds a deadlock, and ends the one that was nearly done.
-    Holds until the connection is closed.
+    Holds until the connection is closed, which the server notices in the midst of a build as well.
 
     Raises:
         ConflictError: An index is being built, or a table vacuumed, or locked for something else.
     """
+    await connection.exec_driver_sql(NOTICE_DEATH)
     turn = text("SELECT pg_try_advisory_lock(:key)")
     is_ours = await connection.scalar(turn, {"key": _BUILDING})
-    pid = await connection.scalar(_BUILDER) if is_ours else None
+    pid = await connection.scalar(_BUILDER, {"key": _BUILDING})
     if is_ours and pid is None:
         return
     by = "" if pid is None else f" by PostgreSQL's process {pid}"
+    gone = "" if pid is None else f" If nobody waits for it, SELECT pg_terminate_backend({pid})."
     raise ConflictError(
         f"An index of the knowledge tables is being built, or a table vacuumed or locked{by}. Two "
         "builds at once would end each other. Wait until it is done; "
-        "pg_stat_progress_create_index shows how far a build is."
+        f"pg_stat_progress_create_index shows how far a build is.{gone}"
     )
 
 
@@ -192,7 +198,7 @@ async def connection_as(admin_url: URL, *, role: str | None) -> AsyncIterator[As
             connection = await opened.execution_options(isolation_level="AUTOCOMMIT")
             await configure(connection, "lock_timeout", f"{_LOCK_TIMEOUT_MS}ms")
             yield connection
-    except DBAPIError as error:
+    except (DBAPIError, TransactionUndoneError) as error:
         if (state := state_of(error)) == LOCK_NOT_AVAILABLE:
             raise ConflictError(
                 "A table of the knowledge base is locked: by a migration, perhaps. Try again when "
@@ -206,6 +212,8 @@ async def connection_as(admin_url: URL, *, role: str | None) -> AsyncIterator[As
         await engine.dispose()
 
 
-def state_of(error: DBAPIError) -> str | None:
+def state_of(error: DBAPIError | TransactionUndoneError) -> str | None:
     """Return PostgreSQL's SQLSTATE."""
+    if isinstance(error, TransactionUndoneError):
+        return error.sqlstate
     return getattr(error.orig, "sqlstate", None)

@@ -15,7 +15,12 @@ from sqlalchemy import URL, Row, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from tenantry.errors import ConflictError, InvalidValueError, MigrationError
+from tenantry.errors import (
+    ConflictError,
+    InvalidValueError,
+    MigrationError,
+    TransactionUndoneError,
+)
 from tenantry.ops.index_catalog import (
     LOCK_NOT_AVAILABLE,
     KnowledgeIndex,
@@ -208,7 +213,7 @@ def _fraction(row: Row[tuple[object, ...]]) -> float | None:
 async def _run(connection: AsyncConnection, statement: str) -> None:
     try:
         await connection.exec_driver_sql(statement)
-    except DBAPIError as error:
+    except (DBAPIError, TransactionUndoneError) as error:
         if state_of(error) == LOCK_NOT_AVAILABLE:
             raise
         raise MigrationError(

@@ -11,7 +11,7 @@ from alembic.util import CommandError
 from sqlalchemy import URL, Connection, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from tenantry.errors import MigrationError, TenantryError
+from tenantry.errors import MigrationError, TenantryError, TransactionUndoneError
 from tenantry.ops.connections import LOCK_TIMEOUT_SECONDS, Step, migration_connection
 from tenantry.ops.environment import configuration, context_options, load_scripts
 from tenantry.ops.project import Project
@@ -102,17 +102,18 @@ def _run_scripts(
     config.attributes["configure"] = {**options, "on_version_apply": applied}
     try:
         getattr(command, verb)(config, target)
-    except TenantryError:
-        raise
     except Exception as error:
+        if isinstance(error, TenantryError) and not isinstance(error, TransactionUndoneError):
+            raise
         raise _failed(error, done) from error
     return done
 
 
 def _failed(error: Exception, done: list[str]) -> MigrationError:
     cause: BaseException = error
-    if isinstance(error, DBAPIError):
-        cause = getattr(error.orig, "__cause__", None) or error
+    if isinstance(error, DBAPIError | TransactionUndoneError):
+        adapted = error.orig if isinstance(error, DBAPIError) else error.__cause__
+        cause = getattr(adapted, "__cause__", None) or error
     state = getattr(cause, "sqlstate", None)
     message = str(cause)
     if not isinstance(cause, asyncpg.PostgresError | SQLAlchemyError | CommandError):

@@ -109,7 +109,7 @@ def _import(name: str, base: Path) -> None:
             _import_file((base / name).resolve(), base)
         else:
             importlib.import_module(name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # of a script without a guard
         raise ConfigurationError(
             f"Cannot import the models {name!r}: {type(error).__name__}: {error}"
         ) from error

@@ -88,6 +88,7 @@ def _write_revision(connection: Connection, message: str, project: Project) -> P
     new_folder = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        before = set(folder.iterdir())
     except OSError as error:
         raise MigrationError(f"Cannot make the folder {folder}: {error.strerror}.") from error
     config = configuration(project)
@@ -110,6 +111,12 @@ def _write_revision(connection: Connection, message: str, project: Project) -> P
     except CommandError as error:
         raise MigrationError(
             f"{error} Run `tenantry db migrate` first, then this again."
+        ) from error
+    except OSError as error:
+        for half in set(folder.iterdir()) - before:
+            half.unlink()
+        raise MigrationError(
+            f"Cannot write into {folder}: {error.strerror}. Nothing was kept."
         ) from error
     finally:
         if new_folder and not any(folder.iterdir()):

@@ -13,7 +13,7 @@ from sqlalchemy.exc import IntegrityError
 from tenantry.database import Database
 from tenantry.errors import ConflictError, InvalidValueError, TenantUnknownError
 from tenantry.schema import Tenant
-from tenantry.schema.tenants import ID_PATTERN, SLUG_PATTERN
+from tenantry.schema.tenants import ID_PATTERN, SLUG_PATTERN, folded_slug
 
 __all__ = ["create_tenant", "find_tenant", "list_tenants", "slug_from"]
 
@@ -72,13 +72,13 @@ async def list_tenants(db: Database) -> Sequence[Tenant]:
 
 
 async def find_tenant(db: Database, slug: str) -> Tenant:
-    """Return the tenant with this slug, or with this id, which has its dashes.
+    """Return the tenant with this slug, or with this id, which has its dashes; in any case.
 
     Raises:
         TenantUnknownError: There is none.
     """
     async with db.operator(reason="find a tenant") as tx:
-        tenant = await tx.scalar(select(Tenant).where(_named(slug)))
+        tenant = await tx.scalar(select(Tenant).where(_named(folded_slug(slug))))
     if tenant is None:
         raise TenantUnknownError(
             f"There is no tenant {slug!r}. `tenantry tenant list` shows the tenants."
@@ -87,6 +87,6 @@ async def find_tenant(db: Database, slug: str) -> Tenant:
 
 
 def _named(slug: str) -> ColumnElement[bool]:
-    if re.fullmatch(ID_PATTERN.strip("^$"), slug, re.IGNORECASE):
+    if re.fullmatch(ID_PATTERN.strip("^$"), slug):
         return Tenant.id == UUID(slug)
     return Tenant.slug == slug

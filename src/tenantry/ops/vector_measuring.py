@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from statistics import fmean, median, pstdev
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Final
 from uuid import UUID
@@ -20,6 +19,14 @@ from sqlalchemy import func, select, text
 
 from tenantry.database import Database
 from tenantry.errors import ConfigurationError, InvalidValueError, SchemaError
+from tenantry.ops.vector_judging import (
+    GRID,
+    LEAST_QUESTIONS,
+    IndexMeasured,
+    K,
+    TenantMeasured,
+    judge,
+)
 from tenantry.ops.vector_tuning import (
     VECTOR_SEARCH,
     IndexTuning,
@@ -31,29 +38,12 @@ from tenantry.schema import KnowledgeChunk, Tenant
 from tenantry.search import explain_vector_search, vector_search
 from tenantry.tenancy.sessions import TenantSession
 
-__all__ = [
-    "GRID",
-    "RECALLS",
-    "IndexMeasured",
-    "TenantMeasured",
-    "TuningReport",
-    "judge",
-    "measure_vector_search",
-]
+__all__ = ["TuningReport", "measure_vector_search"]
 
-RECALLS: Final = (0.9, 0.95, 0.97, 0.99)
-"""The recalls that an ``ef_search`` is looked for."""
-
-GRID: Final = (40, 60, 100, 150, 200, 300, 400, 600, 800, 1000)
-"""Each ``ef_search`` that is tried."""
-
-K: Final = 10
-_MAIN_RECALL: Final = 0.97  # what a search wants unless it is told
 _NOBODY: Final = 1_000_000_000  # chunks that no tenant has
 _TENANTS: Final = 4
 _LOOKED_AT: Final = 24
 _QUESTIONS: Final = 200
-_LEAST_QUESTIONS: Final = 20
 _PATIENCE: Final = 4
 # A session keeps the plans of searches, by their recall among others: nobody else asks with these.
 _COMPARED: Final = 1.0
@@ -65,57 +55,6 @@ _ROWS: Final = text("""
     SELECT reltuples FROM pg_class WHERE oid = 'public.knowledge_chunks'::regclass
 """)
 _SET: Final = text("SELECT set_config(:name, :value, true)")
-
-
-@dataclass(slots=True)
-class TenantMeasured:
-    """What was measured on one tenant's chunks.
-
-    Args:
-        tenant_id: The tenant.
-        slug: Its name.
-        chunks: How many it has with a vector.
-        kind: Which index is asked for it: ``whole`` or ``part``.
-        exact_ms: Milliseconds of each search that has compared every chunk.
-        hnsw_ms: The same by ``ef_search``, where the index was asked.
-        recalls: The share of the true nearest that was found, likewise.
-    """
-
-    tenant_id: UUID
-    slug: str
-    chunks: int
-    kind: str = ""
-    exact_ms: list[float] = field(default_factory=list)
-    hnsw_ms: dict[int, list[float]] = field(default_factory=lambda: {ef: [] for ef in GRID})
-    recalls: dict[int, list[float]] = field(default_factory=lambda: {ef: [] for ef in GRID})
-
-
-@dataclass(frozen=True, slots=True)
-class IndexMeasured:
-    """What was found out about one kind of index.
-
-    Args:
-        kind: As in `VectorTuning`.
-        tenants: What was measured, the largest tenant first.
-        judged: The tenants among them that recalls were judged on: those the index is for.
-        exact_up_to: Up to so many chunks comparing was faster; None where no recall was reached.
-        tuning: What follows from it.
-    """
-
-    kind: str
-    tenants: tuple[TenantMeasured, ...]
-    judged: tuple[TenantMeasured, ...]
-    exact_up_to: int | None
-    tuning: IndexTuning
-
-    @property
-    def questions(self) -> int:
-        """How many were asked."""
-        return sum(len(each.exact_ms) for each in self.tenants)
-
-    def recall(self, ef_search: int) -> tuple[float, float]:
-        """Return the mean recall of the tenants that were judged, and its standard error."""
-        return _recall(self.judged, ef_search)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +86,8 @@ async def measure_vector_search(
 
     Args:
         db: With an admin URL.
-        seconds: When to stop asking, if a mean can be taken by then; after four times as long in
-            any case.
+        seconds: When to stop asking, if means can be taken by then; after four times as long in
+            any case. What then is in doubt stays as it is.
         on_progress: Called after each question with the seconds that have gone by.
 
     Raises:
@@ -164,17 +103,29 @@ async def measure_vector_search(
         return TuningReport(rows, (), None)
     await _ask(db, tenants, started=started, seconds=seconds, on_progress=on_progress)
     async with db.tenant(tenants[0].tenant_id, read_only=True) as tx:
-        before = await _before(tx)
+        held = (await _held(tx)).indexes
+    asked = [each for each in tenants if each.exact_ms]
     measured = [
-        judge(kind, rows, [each for each in tenants if each.kind == kind])
-        for kind in sorted({each.kind for each in tenants})
+        judge(
+            kind,
+            rows,
+            [each for each in asked if each.kind == kind],
+            held.get(kind) or built_in().indexes[kind],
+        )
+        for kind in sorted({each.kind for each in asked})
     ]
+    if all(each.evidence < LEAST_QUESTIONS for each in measured):
+        raise InvalidValueError(
+            f"Only {sum(each.questions for each in measured)} questions could be asked in "
+            f"{seconds:g} seconds; of the tenants that an index is for, at least {LEAST_QUESTIONS} "
+            "are required. Nothing was changed. Give more seconds."
+        )
     # What was not measured stays as it is: left out, an index would not be asked any more.
-    tuning = VectorTuning({**before.indexes, **{each.kind: each.tuning for each in measured}})
+    tuning = VectorTuning({**held, **{each.kind: each.tuning for each in measured}})
     return TuningReport(rows, tuple(measured), tuning)
 
 
-async def _before(tx: TenantSession) -> VectorTuning:
+async def _held(tx: TenantSession) -> VectorTuning:
     try:
         return await current_tuning(tx) or built_in()
     except ConfigurationError:
@@ -262,24 +213,18 @@ async def _ask(
     on_progress: Callable[[float], None] | None,
 ) -> None:
     questions = {each.tenant_id: await _questions(db, each.tenant_id) for each in tenants}
-    asked = 0
     for number in range(_QUESTIONS):
         for tenant in tenants:
             if number >= len(questions[tenant.tenant_id]):
                 continue
             gone = perf_counter() - started
-            if gone > seconds and (asked >= _LEAST_QUESTIONS or gone > _PATIENCE * seconds):
-                break
+            # Of each: recalls may come to be judged on one tenant alone.
+            if gone > seconds and (number >= LEAST_QUESTIONS or gone > _PATIENCE * seconds):
+                return
             async with db.tenant(tenant.tenant_id) as tx:
                 await _measure(tx, tenant, questions[tenant.tenant_id][number])
-            asked += 1
             if on_progress is not None:
                 on_progress(perf_counter() - started)
-    if asked < _LEAST_QUESTIONS or not all(each.exact_ms for each in tenants):
-        raise InvalidValueError(
-            f"Only {asked} questions could be asked in {seconds:g} seconds; at least "
-            f"{_LEAST_QUESTIONS} are required. Give more seconds."
-        )
 
 
 async def _measure(tx: TenantSession, tenant: TenantMeasured, question: list[float]) -> None:
@@ -338,61 +283,3 @@ def _drawn(one: Sequence[float] | None, other: Sequence[float] | None) -> list[f
     between = [(1 - _DRAWN) * a / near + _DRAWN * b / far for a, b in zip(one, other, strict=True)]
     length = math.sqrt(math.fsum(x * x for x in between))
     return [x / length for x in between] if length > 1e-6 else None  # noqa: PLR2004
-
-
-def judge(kind: str, rows: int, tenants: Sequence[TenantMeasured]) -> IndexMeasured:
-    """Return what follows from what was measured."""
-    judged = tuple(tenants)
-    reached = _reached(judged)
-    limit = _crossing(tenants, reached)
-    if limit is not None:
-        # Recalls count where the index is asked, and so on the tenants above the limit.
-        judged = tuple(each for each in tenants if each.chunks > limit) or (tenants[0],)
-        reached = _reached(judged)
-        limit = _crossing(tenants, reached)
-    before = built_in().indexes[kind]
-    roots = before.roots if limit is None else limit / math.sqrt(K * max(rows, 1))
-    return IndexMeasured(
-        kind,
-        tuple(tenants),
-        judged,
-        None if limit is None else max(before.least, round(limit)),
-        IndexTuning(roots, before.least, reached),
-    )
-
-
-def _recall(tenants: Sequence[TenantMeasured], ef_search: int) -> tuple[float, float]:
-    found = [share for each in tenants for share in each.recalls[ef_search]]
-    return fmean(found), pstdev(found) / math.sqrt(len(found))
-
-
-def _reached(tenants: Sequence[TenantMeasured]) -> dict[float, int]:
-    """Return the least ``ef_search`` for each recall that was reached on average."""
-    means = {ef_search: _recall(tenants, ef_search)[0] for ef_search in GRID}
-    least = {
-        recall: next((ef for ef, mean in means.items() if mean >= recall), None)
-        for recall in RECALLS
-    }
-    return {recall: ef for recall, ef in least.items() if ef is not None}
-
-
-def _crossing(tenants: Sequence[TenantMeasured], reached: dict[float, int]) -> float | None:
-    """Return up to how many chunks comparing is faster than the index at the usual recall.
-
-    None where no recall was reached at all. Comparing costs the same for each chunk and the index
-    about the same for each tenant, from which follows what lies beyond the measured sizes.
-    """
-    if not reached:
-        return None
-    usual = min(reached, key=lambda recall: (abs(recall - _MAIN_RECALL), -recall))
-    ef_search = reached[usual]
-    by_size = sorted(tenants, key=lambda each: each.chunks)
-    ratios = [median(each.hnsw_ms[ef_search]) / median(each.exact_ms) for each in by_size]
-    if ratios[0] <= 1:
-        return by_size[0].chunks * ratios[0]
-    for place in range(1, len(by_size)):
-        if ratios[place] <= 1:
-            below, above = by_size[place - 1].chunks, by_size[place].chunks
-            share = math.log(ratios[place - 1]) / math.log(ratios[place - 1] / ratios[place])
-            return float(below * (above / below) ** share)
-    return by_size[-1].chunks * ratios[-1]

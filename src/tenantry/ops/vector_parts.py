@@ -17,8 +17,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.pool import NullPool
 
-from tenantry.errors import MigrationError
-from tenantry.ops.index_catalog import become_the_only_builder
+from tenantry.errors import MigrationError, TransactionUndoneError
+from tenantry.ops.index_catalog import become_the_only_builder, state_of
 from tenantry.schema.row_security import OWNER_ROLE
 from tenantry.schema.types import EMBEDDING_DIMENSIONS
 from tenantry.tenancy.connecting import create_engine
@@ -110,11 +110,10 @@ async def drop_parts(admin_url: URL) -> None:
 async def _run(connection: AsyncConnection, statement: str) -> None:
     try:
         await connection.exec_driver_sql(statement)
-    except DBAPIError as error:
-        state = getattr(error.orig, "sqlstate", None)
+    except (DBAPIError, TransactionUndoneError) as error:
         raise MigrationError(
-            f"{statement} failed (SQLSTATE {state}). Searches go on with what is valid. See the "
-            "server's log, and run this again."
+            f"{statement} failed (SQLSTATE {state_of(error)}). Searches go on with what is valid. "
+            "See the server's log, and run this again."
         ) from error
 
 

@@ -13,12 +13,20 @@ from tenantry.schema.base import Base, uuid7
 from tenantry.schema.row_security import APP_ROLE, AUTH_ROLE, Grant, tenant_row_security
 from tenantry.schema.types import BoundedText, JsonModel, TypedJson, UtcDateTime
 
-__all__ = ["ID_PATTERN", "SLUG_PATTERN", "Tenant", "TenantSettings"]
+__all__ = ["ID_PATTERN", "SLUG_PATTERN", "Tenant", "TenantSettings", "folded_slug"]
 
 SLUG_PATTERN: Final = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
 """A slug is a DNS label, so that it can be a host name: ``acme.example.com``."""
 ID_PATTERN: Final = "^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
 """What is an id where ids and slugs are taken. Without the dashes it is a slug."""
+
+
+def folded_slug(text: str) -> str:
+    """Return a slug or id that somebody has typed as it is stored, in lower case.
+
+    ASCII alone, as in host names (RFC 4343): a Kelvin sign is no ``k``.
+    """
+    return text.lower() if text.isascii() else text
 
 
 class TenantSettings(JsonModel):

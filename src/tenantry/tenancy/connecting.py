@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Final
 
 import asyncpg
@@ -20,6 +21,7 @@ from tenantry.errors import (
     ReadOnlyError,
     TenantryError,
     TenantUnknownError,
+    TransactionUndoneError,
 )
 from tenantry.tenancy.driver import BoundConnection, bound, lies_behind_a_pooler
 
@@ -37,7 +39,15 @@ __all__ = [
 # The functions of PostgreSQL that report these two refusals; both have SQLSTATE 42501.
 _ROW_SECURITY_CHECK: Final = "ExecWithCheckOptions"
 _KEPT_STATEMENTS: Final = 100  # asyncpg's own default
+_FILES: Final = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
+"""Options of a URL that name one."""
+
 _SHUTTING_DOWN: Final = {"57P01", "57P02", "57P03"}
+_IN_THE_WAY: Final = {
+    "40001": "Another transaction has changed what this one goes by",
+    "40P01": "This transaction and another were waiting for each other",
+    "55P03": "Another transaction holds a lock for longer than this one may wait",
+}
 
 
 def where(url: URL) -> str:
@@ -93,8 +103,8 @@ async def connect(
             "Check the host, the port and the firewall."
         ) from error
     except (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
-        if isinstance(error, asyncpg.ClientConfigurationError):
-            raise ConfigurationError(f"The URL for {place} cannot be used: {error}") from None
+        if (wrong := _wrong_with(url, error)) is not None:
+            raise ConfigurationError(f"The URL for {place} cannot be used: {wrong}") from None
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise DatabaseUnavailableError(
             f"Cannot reach PostgreSQL at {place}: {reason}. Is it running, and is the URL right?"
@@ -115,6 +125,16 @@ async def connect(
                 ) from error
             raise
     return connection
+
+
+def _wrong_with(url: URL, error: Exception) -> str | None:
+    if isinstance(error, asyncpg.ClientConfigurationError):
+        return str(error)
+    for option in _FILES:
+        for name in url.normalized_query.get(option, ()):
+            if not Path(name).is_file():
+                return f"{option}: there is no file {name}"
+    return None
 
 
 async def _require_role(connection: asyncpg.Connection, role: str, place: str) -> None:
@@ -234,7 +254,7 @@ def _discard_in_doubt(dbapi_connection: Any, record: ConnectionPoolEntry) -> Non
 
 
 def _translate(context: ExceptionContext) -> TenantryError | None:
-    """Turn what PostgreSQL says about tenants, rights and its own absence into our errors.
+    """Turn what PostgreSQL says about tenants, rights, itself and others at work into our errors.
 
     Other errors, such as a violated unique constraint, stay SQLAlchemy's, as its users expect.
     """
@@ -263,7 +283,7 @@ def unanswered(cause: BaseException) -> DatabaseUnavailableError:
 def translate(  # noqa: PLR0911 - one for each kind of refusal
     error: asyncpg.PostgresError,
 ) -> TenantryError | None:
-    """Return what PostgreSQL says about tenants, rights and its own absence as an error of ours."""
+    """Return what PostgreSQL says about tenants, rights, itself and others at work, or None."""
     state, details = error.sqlstate or "", error.as_dict()
     table = details.get("table_name")
     if state == "22000" and not details.get("severity"):
@@ -290,6 +310,11 @@ def translate(  # noqa: PLR0911 - one for each kind of refusal
         return ReadOnlyError(
             f"PostgreSQL refused: {details.get('message')}. This session is read-only, or its "
             "server is a replica; write with db.tenant(...) without read_only."
+        )
+    if (why := _IN_THE_WAY.get(state)) is not None:
+        return TransactionUndoneError(
+            f"{why} (SQLSTATE {state}). This one was undone: run it again from its beginning.",
+            sqlstate=state,
         )
     if state.startswith("08") or state in _SHUTTING_DOWN:
         return DatabaseUnavailableError(

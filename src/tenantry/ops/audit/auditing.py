@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.pool import NullPool
 
-from tenantry.errors import DatabaseUnavailableError
+from tenantry.errors import DatabaseUnavailableError, TransactionUndoneError
 from tenantry.ops.audit.report import Attempt, AuditReport, Finding
 from tenantry.ops.audit.scope import Scope, read_scope
 from tenantry.ops.audit.static.checking import findings_on, in_order, read_ground
@@ -33,8 +33,8 @@ _BOUNDS: Final = (
 )
 
 
-_HELD_UP: Final = {"55P03", "57014"}
-"""SQLSTATE: no lock within lock_timeout, no end within statement_timeout."""
+_TOO_LONG: Final = "57014"
+"""SQLSTATE: no end within statement_timeout."""
 
 
 async def audit(
@@ -101,8 +101,8 @@ async def _catalog(connection: AsyncConnection) -> AsyncIterator[None]:
         await connection.exec_driver_sql(statement)
     try:
         yield
-    except DBAPIError as error:
-        if getattr(error.orig, "sqlstate", None) not in _HELD_UP:
+    except (DBAPIError, TransactionUndoneError) as error:
+        if isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) != _TOO_LONG:
             raise
         raise DatabaseUnavailableError(
             "The catalog could not be read in time: a table is locked, most likely by a migration "

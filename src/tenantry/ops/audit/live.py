@@ -16,7 +16,6 @@ from uuid import uuid4
 
 import asyncpg
 from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from tenantry.errors import (
@@ -24,6 +23,7 @@ from tenantry.errors import (
     ConflictError,
     DatabaseUnavailableError,
     PrivilegeError,
+    TransactionUndoneError,
 )
 from tenantry.ops.audit.attempts.answers import Asker, rolled_back
 from tenantry.ops.audit.attempts.cells import Tenants
@@ -52,7 +52,6 @@ _ROLES = text("""
      WHERE r.rolname = current_user
 """)
 
-_LOCKED: Final = "55P03"
 _PATIENCE: Final = "SET LOCAL lock_timeout = '5s'"
 _NUMBERS: Final = (("int2", 2**15 - 1), ("int4", 2**31 - 1), ("int8", 2**62), ("numeric", 10**8))
 
@@ -102,9 +101,7 @@ async def _prepare(connection: AsyncConnection, scope: Scope, tables: Sequence[s
         await connection.exec_driver_sql("SET LOCAL search_path = ''")
         await connection.exec_driver_sql(_PATIENCE)
         relations = await read_relations(connection, app_role=scope.app_role)
-    except DBAPIError as error:
-        if getattr(error.orig, "sqlstate", None) != _LOCKED:
-            raise
+    except TransactionUndoneError as error:
         raise ConflictError(
             "A table is locked by another session, so its definition cannot be read. See "
             "pg_locks for a granted AccessExclusiveLock, and run the audit when it is gone."

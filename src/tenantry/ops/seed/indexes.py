@@ -23,7 +23,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.schema import CreateIndex, DropIndex
 
 from tenantry.database import Database
-from tenantry.errors import MigrationError, PrivilegeError
+from tenantry.errors import MigrationError, PrivilegeError, TransactionUndoneError
+from tenantry.ops.index_catalog import state_of
 from tenantry.ops.index_memory import build_bytes
 from tenantry.schema import KnowledgeChunk, KnowledgeDocument
 from tenantry.schema.row_security import OWNER_ROLE
@@ -127,9 +128,7 @@ async def _drop(db: Database, on_step: Callable[[str], None]) -> None:
                     await tx.execute(DropIndex(index, if_exists=True))
     except PrivilegeError:
         _log.info("not the owner of the tables: loading with all indexes in place")
-    except DBAPIError as error:
-        if _state(error) != "55P03":  # lock_not_available
-            raise
+    except TransactionUndoneError:
         _log.info("the tables are in use: loading with all indexes in place")
 
 
@@ -166,11 +165,11 @@ async def _build_missing(db: Database, on_step: Callable[[str], None]) -> None:
             await _build(db, index)
         except PrivilegeError:
             _log.warning("%s is missing; `tenantry db push` as the owner makes it", index.name)
-        except DBAPIError as error:
+        except (DBAPIError, TransactionUndoneError) as error:
             raise MigrationError(
-                f"The index {index.name} could not be built (SQLSTATE {_state(error)}); rows that "
-                "were loaded stay. Searches are slow without it. See the server's log, then run "
-                "`tenantry db seed` again or `tenantry db push`."
+                f"The index {index.name} could not be built (SQLSTATE {state_of(error)}); "
+                "rows that were loaded stay. Searches are slow without it. See the server's log, "
+                "then run `tenantry db seed` again or `tenantry db push`."
             ) from error
 
 
@@ -178,7 +177,7 @@ async def _build(db: Database, index: Index) -> None:
     try:
         await _create(db, index, is_parallel=True)
     except DBAPIError as error:
-        if _state(error) not in _OUT_OF_RESOURCES:
+        if state_of(error) not in _OUT_OF_RESOURCES:
             raise
         # Alone and in memory is still faster than in parallel with too little: 36 s beside 64 s.
         await _create(db, index, is_parallel=False)
@@ -231,7 +230,3 @@ async def _outlast_a_cancellation(work: Coroutine[Any, Any, None]) -> None:
     except asyncio.CancelledError:
         await running
         raise
-
-
-def _state(error: DBAPIError) -> str | None:
-    return getattr(error.orig, "sqlstate", None)
