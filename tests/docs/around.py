@@ -261,6 +261,29 @@ given.update(widget=widget)
 # ---- the page
 assert widget.config.theme == "dark"
 """,
+    "tenants.md": """
+from tenantry.auth import Auth
+from tenantry.errors import AuthenticationError
+
+auth, password = Auth(db), "seven ducks crossed a bridge"
+await auth.register(tenant_id, "ada@acme.example", password, role="owner")
+token = (await auth.sign_in(tenant_id, "ada@acme.example", password)).token
+key = (await auth.issue_api_key(tenant_id)).key
+given.update(auth=auth)
+# ---- the page
+# ---- the page
+for refused in (
+    auth.validate(token),
+    auth.authenticate_api_key(key),
+    auth.sign_in(tenant_id, "ada@acme.example", password),
+):
+    try:
+        await refused
+    except AuthenticationError:
+        pass
+    else:
+        raise AssertionError(refused)
+""",
     "testing.md": """
 import json
 from functools import partial

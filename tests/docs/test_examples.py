@@ -101,7 +101,7 @@ def run(folder: Path, urls: Urls, *arguments: str) -> str:
 async def test_the_readme_and_the_guides_have_an_example_that_runs() -> None:
     """Nobody removes the mark by which the next test finds them."""
     pages = ["README.md", "background-jobs.md", "background-jobs.md", "fastapi.md", "knowledge.md"]
-    pages += ["search.md", "signing-in.md"]
+    pages += ["search.md", "signing-in.md", "tenants.md"]
     assert [block.page.name for block in RUNNABLE] == pages
 
 
