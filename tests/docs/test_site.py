@@ -60,7 +60,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, Page]:
     """The built site: its pages by their paths."""
     folder = tmp_path_factory.mktemp("site")
     (folder / "src").symlink_to(ROOT / "src")
-    shutil.copy(ROOT / "zensical.toml", folder)  # beside which the site is built
+    for name in ("zensical.toml", "CHANGELOG.md"):  # beside which the site is built
+        shutil.copy(ROOT / name, folder)
     shutil.copytree(DOCS, folder / "docs")
     built = subprocess.run(
         [Path(sys.executable).with_name("zensical"), "build", "--strict"],
@@ -110,6 +111,12 @@ def test_what_pages_import_is_in_the_reference(site: dict[Path, Page]) -> None:
         for alias in each.names
     }
     assert imported <= documented
+
+
+def test_the_changelog_is_a_page(site: dict[Path, Page]) -> None:
+    """Who upgrades reads it where the rest is read."""
+    (page,) = [each for path, each in site.items() if path.name == "changelog.html"]
+    assert any("unreleased" in each for each in page.ids)
 
 
 def test_no_link_of_the_site_is_dead(site: dict[Path, Page]) -> None:
