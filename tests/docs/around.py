@@ -65,6 +65,29 @@ async with (
     assert (await client.get("/export")).text == "Support\\n"
     assert (await client.post("/sign-out")).headers["Location"] == "/sign-in"
     assert (await client.get("/export")).status_code == 401
+
+# The last block: another origin of the same site, as a browser on it asks.
+async with (
+    api.router.lifespan_context(api),
+    httpx.AsyncClient(
+        transport=httpx.ASGITransport(api),
+        base_url="https://api.example.com",
+        headers={"Origin": site, "Sec-Fetch-Site": "same-site"},
+    ) as client,
+):
+    ada["tenant"] = "acme"
+    asked = {"Access-Control-Request-Method": "POST"}
+    assert (await client.options("/auth/sign-in", headers=asked)).status_code == 200
+    stranger = await client.get("/auth/session")
+    assert stranger.status_code == 401
+    assert stranger.headers["Access-Control-Allow-Origin"] == site
+    assert stranger.headers["Access-Control-Allow-Credentials"] == "true"
+    assert (await client.post("/auth/sign-in", json=ada)).status_code == 200
+    assert (await client.get("/auth/session")).status_code == 200
+    elsewhere = {"Origin": "https://example.net", "Sec-Fetch-Site": "cross-site"}
+    refused = await client.post("/auth/sign-out", headers=elsewhere)
+    assert refused.status_code == 403
+    assert "Access-Control-Allow-Origin" not in refused.headers
 """,
     "index.md": """
 from tenantry.schema import Widget
@@ -260,6 +283,29 @@ async with db.tenant(tenant_id) as tx:
 given.update(widget=widget)
 # ---- the page
 assert widget.config.theme == "dark"
+""",
+    "tenants.md": """
+from tenantry.auth import Auth
+from tenantry.errors import AuthenticationError
+
+auth, password = Auth(db), "seven ducks crossed a bridge"
+await auth.register(tenant_id, "ada@acme.example", password, role="owner")
+token = (await auth.sign_in(tenant_id, "ada@acme.example", password)).token
+key = (await auth.issue_api_key(tenant_id)).key
+given.update(auth=auth)
+# ---- the page
+# ---- the page
+for refused in (
+    auth.validate(token),
+    auth.authenticate_api_key(key),
+    auth.sign_in(tenant_id, "ada@acme.example", password),
+):
+    try:
+        await refused
+    except AuthenticationError:
+        pass
+    else:
+        raise AssertionError(refused)
 """,
     "testing.md": """
 import json

@@ -16,6 +16,7 @@ import typer.main
 
 from tenantry.cli.main import app
 from tenantry.ops import embedded
+from tenantry.schema.base import SCHEMA_REVISION
 from tenantry.settings import url_text
 from tests.conftest import TenantPair, Urls
 from tests.docs.around import AROUND, PAGE
@@ -77,6 +78,7 @@ PREPARED = {"move_users.py"}
 RUNNABLE = [block for block in PYTHON if block.file and block.file not in PREPARED]
 # Their Python is files, which test_tutorial.py and test_quickstart.py see to.
 FILES = {"tutorial.md", "quickstart.md"}
+PREPARED_BLOCKS = [block for block in PYTHON if block.file in PREPARED]
 READ = {block.page: None for block in PYTHON if not block.file and block.page.name not in FILES}
 # What stands for the reader's own database and folder.
 APP = "postgresql://tenantry_app@db.example.com/shop"
@@ -99,7 +101,7 @@ def run(folder: Path, urls: Urls, *arguments: str) -> str:
 async def test_the_readme_and_the_guides_have_an_example_that_runs() -> None:
     """Nobody removes the mark by which the next test finds them."""
     pages = ["README.md", "background-jobs.md", "background-jobs.md", "fastapi.md", "knowledge.md"]
-    pages += ["search.md", "signing-in.md"]
+    pages += ["search.md", "signing-in.md", "tenants.md"]
     assert [block.page.name for block in RUNNABLE] == pages
 
 
@@ -120,6 +122,13 @@ async def test_marked_examples_print_what_the_page_says(
     expected = re.search(r"^```text\n(.*?)^```$", after, re.MULTILINE | re.DOTALL)
     assert expected is not None
     assert printed == expected[1]
+
+
+@pytest.mark.parametrize("block", [*RUNNABLE, *PREPARED_BLOCKS], ids=str)
+def test_marked_examples_come_with_the_tenants_that_they_need(block: Block) -> None:
+    """A database has no tenant at first, so the page has the command that makes one."""
+    page = block.page.read_text(encoding="utf-8")
+    assert "tenantry tenant create Acme" in page or "tenantry demo" in page
 
 
 def steps(page: Path) -> list[Step]:
@@ -216,3 +225,17 @@ def test_commands_in_the_text_exist(page: Path) -> None:
         if fitting:
             options = set(re.findall(r"--[a-z][a-z-]*", found["rest"]))
             assert options <= known[fitting[0]], f"{page.name}: {found[0]}"
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "examples/support_desk/README.md"], ids=str)
+def test_what_pages_install_can_be_installed(page: Path) -> None:
+    """Nothing of the name is on PyPI, or it is somebody else's: it is the checkout's folder."""
+    text = page.read_text(encoding="utf-8")
+    wanted = [each for each in re.findall(r"pip install ([^`\n]+)", text) if "tenantry" in each]
+    assert all("'/path/to/tenantry" in each for each in wanted)
+
+
+def test_the_doctor_is_shown_at_the_newest_version() -> None:
+    """The sample of the page does not make a reader look for a migration that failed."""
+    page = (ROOT / "docs" / "doctor.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"tenantry_\d{4}", page)) == {SCHEMA_REVISION}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,18 +23,29 @@ _BLOCK = re.compile(
 )
 # This environment has what they would make and fetch.
 _SETTING_UP = ("python -m venv ", "pip install ")
+# The page has two terminals, and this is one shell.
+_SERVED = """uvicorn notes:app --port {port} & SERVER=$!
+trap 'kill $SERVER 2>/dev/null || :' EXIT
+until curl -sf localhost:{port}/healthz; do kill -0 $SERVER; sleep 0.1; done
+"""
+_ENDED = "kill $SERVER; wait $SERVER || :\n"
 # Other plugins that happen to be installed here take seconds to load; nothing is left open.
 PYTEST_OPTIONS = "-p pytest_asyncio.plugin -W error::ResourceWarning -W error::pytest.PytestWarning"
 
 
 def steps() -> Iterator[str]:
     """Yield what a reader does, as a shell would."""
+    with socket.create_server(("localhost", 0)) as free:
+        port = free.getsockname()[1]
     for found in _BLOCK.finditer(PAGE):
         if found["file"]:
             yield f"cat >{found['file']} <<'END'\n{found['code']}END\n"
         elif found["language"] == "sh":
             lines = found["code"].splitlines()
-            yield "".join(f"{each}\n" for each in lines if not each.startswith(_SETTING_UP))
+            code = "".join(f"{each}\n" for each in lines if not each.startswith(_SETTING_UP))
+            code = code.replace("localhost:8000", f"localhost:{port}")
+            code = code.replace("uvicorn notes:app\n", _SERVED.format(port=port))
+            yield code + _ENDED if "$TOKEN" in code else code
 
 
 @pytest.fixture
@@ -61,6 +73,7 @@ def test_all_of_its_python_is_in_files() -> None:
     assert all(found["file"] for found in python)
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the page has the reader use curl")
 def test_who_follows_the_page_sees_what_it_shows(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
@@ -79,6 +92,7 @@ def test_who_follows_the_page_sees_what_it_shows(
     assert result.returncode == 0, said + result.stderr
     assert said.count("holds") == 6
     assert "FORCE ROW LEVEL SECURITY" in said
+    assert re.search(r'\["[0-9a-f-]{36}"\].*HTTP/1.1 401 Unauthorized', said, re.DOTALL)
     assert "2 passed" in said
     for found in _BLOCK.finditer(PAGE):
         if found["language"] == "text":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import pkgutil
 import shutil
@@ -22,7 +23,7 @@ from hatchling.builders.wheel import WheelBuilder
 import tenantry
 from scripts import entity_diagram
 from tenantry.ops.seed import load_corpus
-from tests.docs.test_examples import ROOT
+from tests.docs.test_examples import PYTHON, ROOT
 
 DOCS = ROOT / "docs"
 # Used through the others, or by the commands.
@@ -59,7 +60,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, Page]:
     """The built site: its pages by their paths."""
     folder = tmp_path_factory.mktemp("site")
     (folder / "src").symlink_to(ROOT / "src")
-    shutil.copy(ROOT / "zensical.toml", folder)  # beside which the site is built
+    for name in ("zensical.toml", "CHANGELOG.md"):  # beside which the site is built
+        shutil.copy(ROOT / name, folder)
     shutil.copytree(DOCS, folder / "docs")
     built = subprocess.run(
         [Path(sys.executable).with_name("zensical"), "build", "--strict"],
@@ -95,6 +97,26 @@ def test_every_public_name_is_in_the_reference(site: dict[Path, Page]) -> None:
         for name in importlib.import_module(module).__all__
     } - documented
     assert not missing, 'add "::: tenantry.…" to docs/reference and a line to zensical.toml'
+
+
+def test_what_pages_import_is_in_the_reference(site: dict[Path, Page]) -> None:
+    """What a page has its readers rely on is public."""
+    names = set().union(*(page.ids for page in site.values()))
+    documented = names | {each.rpartition(".")[0] for each in names}  # their modules
+    imported = {
+        f"{each.module}.{alias.name}"
+        for block in PYTHON
+        for each in ast.walk(ast.parse(block.code))
+        if isinstance(each, ast.ImportFrom) and str(each.module).startswith("tenantry")
+        for alias in each.names
+    }
+    assert imported <= documented
+
+
+def test_the_changelog_is_a_page(site: dict[Path, Page]) -> None:
+    """Who upgrades reads it where the rest is read."""
+    (page,) = [each for path, each in site.items() if path.name == "changelog.html"]
+    assert any("unreleased" in each for each in page.ids)
 
 
 def test_no_link_of_the_site_is_dead(site: dict[Path, Page]) -> None:

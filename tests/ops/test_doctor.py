@@ -398,6 +398,8 @@ async def test_a_pooler_in_between_is_noticed(urls: Urls) -> None:
         through = bounced.set(username=urls.app.username, database=urls.app.database)
         found = await look(replace(urls.settings, database_url=through))
     assert (found["pooler"].state, "PgBouncer" in found["pooler"].found) == ("ok", True)
+    # Database.connect has noticed it as well, so there is nothing that the reader has to do.
+    assert found["pooler"].advice == ""
     assert {each.name for each in found.values() if each.state == "problem"} == set()
 
 

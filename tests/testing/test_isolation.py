@@ -94,6 +94,8 @@ async def test_routes_of_ones_own_below_the_doors_prefix_are_tried(bench: Workbe
         await assert_isolated(app, bench=bench)
     report = raised.value.report
     assert report.operations == 1
+    assert str(report).startswith("Operations tried: 1, with ")
+    assert "\nWays from one tenant to another: 1\n" in str(report)
     assert {each.operation for each in report.leaks} == {"GET /auth/widgets/{widget_id}"}
 
 

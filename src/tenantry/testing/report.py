@@ -71,13 +71,13 @@ class IsolationReport:
         return not self.leaks and not self.unexercised
 
     def __str__(self) -> str:
-        lines = [f"{self.operations} operations were tried, with {self.requests} requests."]
+        lines = [f"Operations tried: {self.operations}, with {self.requests} requests."]
         if self.leaks:
-            lines.append(f"\n{len(self.leaks)} ways from one tenant to another:")
+            lines.append(f"\nWays from one tenant to another: {len(self.leaks)}")
             lines += [f"  {each}" for each in self.leaks]
         if self.unexercised:
             lines.append(
-                f"\n{len(self.unexercised)} could not be tried. Help with examples=, or leave "
+                f"\nNot tried: {len(self.unexercised)}. Help with examples=, or leave "
                 "them out on purpose with skip=:"
             )
             lines += [f"  {each}" for each in self.unexercised]

@@ -45,15 +45,8 @@ async def diagnose_pooler(connection: AsyncConnection) -> list[Diagnosis]:
     driver = await _driver(connection)
     if await driver.fetchval("SELECT pg_backend_pid()") == driver.get_server_pid():
         return [Diagnosis("pooler", "ok", "none in between")]
-    return [
-        Diagnosis(
-            "pooler",
-            "ok",
-            "a pooler such as PgBouncer is in between",
-            "If it shares connections between transactions, it has to keep prepared statements "
-            "apart: PgBouncer 1.21 or newer with max_prepared_statements above 0.",
-        )
-    ]
+    found = "a pooler such as PgBouncer is in between; `Database` keeps no statements prepared"
+    return [Diagnosis("pooler", "ok", found)]
 
 
 async def diagnose_encryption(connection: AsyncConnection, *, url: URL) -> list[Diagnosis]:
