@@ -58,7 +58,8 @@ _THEIRS: Final = """
     SELECT c.id, c.document_id, d.title, c.content, n.score,
            tenantry.excerpt(
                c.language, c.content,
-               coalesce(q.everything || q.demanded, q.everything, q.demanded)
+               coalesce(q.everything || q.demanded, q.everything, q.demanded),
+               nullif(nullif(querytree(q.demanded), ''), 'T')::tsquery
            ) AS excerpt
       FROM q
      CROSS JOIN LATERAL tenantry.matching_chunks(
