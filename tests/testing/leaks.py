@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import Header, HTTPException, Query, Request, Response
-from pydantic import BaseModel, Json, TypeAdapter
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from sqlalchemy import Text, cast, delete, func, select, update
 
 from tenantry.schema import CostEvent, Tenant, Widget
@@ -364,11 +364,22 @@ class Chosen(BaseModel):
     newest: bool
 
 
+# As newer versions of FastAPI declare a parameter of Json[Chosen], which older ones cannot read.
+_CHOSEN: dict[str, Any] = {
+    "contentMediaType": "application/json",
+    "contentSchema": Chosen.model_json_schema(),
+}
+ChosenText = Annotated[str, Query(json_schema_extra=_CHOSEN)]
+
+
 @leak("GET /chosen", parameter="query where = JSON with ids", what="shows widgets.name")
 def declares_json_in_a_text(product: Product) -> None:
     @product.app.get("/chosen")
-    async def chosen(who: Who, where: Annotated[Json[Chosen], Query()]) -> list[str]:
-        return await names_of(product, where.widget_ids)
+    async def chosen(who: Who, where: ChosenText) -> list[str]:
+        try:
+            return await names_of(product, Chosen.model_validate_json(where).widget_ids)
+        except ValidationError:
+            raise HTTPException(422) from None
 
 
 @leak("GET /current", parameter="undeclared headers such as", what="shows widgets.name")
