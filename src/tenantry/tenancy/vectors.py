@@ -247,14 +247,7 @@ def _row(numbers: array[float], where: str) -> bytes:
 
 def _wire(numbers: array[float], dimensions: int) -> bytes | None:
     """Return what is sent; None: it has another length."""
-    if len(numbers) != dimensions:
-        return None
-    if not _IS_LITTLE:
-        return _head(dimensions) + numbers.tobytes()
-    numbers.byteswap()
-    sent = _head(dimensions) + numbers.tobytes()
-    numbers.byteswap()
-    return sent
+    return _in_order(numbers.tobytes(), dimensions) if len(numbers) == dimensions else None
 
 
 @cache
