@@ -201,14 +201,20 @@ async def _started(urls: Urls, folder: Path, *arguments: str) -> asyncio.subproc
     )
 
 
-async def test_an_interrupted_tune_says_what_is_left(
-    urls: Urls, connect: Connect, tmp_path: Path, db: Database, tenantry: Command
-) -> None:
-    """Ctrl-C while indexes by parts are built: an invalid one is left, and the message says so."""
+async def _writing(urls: Urls, connect: Connect) -> asyncpg.transaction.Transaction:
+    """Begin to write, so that a build waits until it is rolled back."""
     other = await connect(urls.admin)
     writing = other.transaction()
     await writing.start()
     await other.execute("LOCK TABLE knowledge_chunks IN ROW EXCLUSIVE MODE")
+    return writing
+
+
+async def test_an_interrupted_tune_says_what_is_left(
+    urls: Urls, connect: Connect, tmp_path: Path, db: Database, tenantry: Command
+) -> None:
+    """Ctrl-C while indexes by parts are built: an invalid one is left, and the message says so."""
+    writing = await _writing(urls, connect)
     process = await _started(urls, tmp_path, "tune", "--parts")
     watching = await connect(urls.admin)
     async with asyncio.timeout(60):
@@ -227,20 +233,23 @@ async def test_an_interrupted_tune_says_what_is_left(
     assert all(each.is_valid for each in await list_indexes(urls.admin))
 
 
-@pytest.mark.usefixtures("traced_processes")
-async def test_an_interrupted_rebuild_says_what_is_left(
-    tenantry: Command, urls: Urls, connect: Connect, tmp_path: Path, db: Database
-) -> None:
-    """Ctrl-C: the progress was on stderr in lines, exit code 1, and `mend` removes what is left."""
-    other = await connect(urls.admin)
-    writing = other.transaction()
-    await writing.start()
-    await other.execute("LOCK TABLE knowledge_chunks IN ROW EXCLUSIVE MODE")
+async def _rebuilding(urls: Urls, tmp_path: Path) -> asyncio.subprocess.Process:
+    """Start a rebuild that waits, and read its progress, which is in lines on stderr."""
     process = await _started(urls, tmp_path, "rebuild", INDEX)
     assert process.stderr is not None
     lines = [await asyncio.wait_for(process.stderr.readline(), 60) for _ in range(2)]
     assert lines[0].decode() == f"rebuilding {INDEX}\n"
     assert lines[1].decode().startswith("waiting for writers before build")
+    return process
+
+
+@pytest.mark.usefixtures("traced_processes")
+async def test_an_interrupted_rebuild_says_what_is_left(
+    tenantry: Command, urls: Urls, connect: Connect, tmp_path: Path, db: Database
+) -> None:
+    """Ctrl-C: the progress was on stderr in lines, exit code 1, and `mend` removes what is left."""
+    writing = await _writing(urls, connect)
+    process = await _rebuilding(urls, tmp_path)
     process.send_signal(signal.SIGINT)
     out, err = await asyncio.wait_for(process.communicate(), 60)
     await writing.rollback()
@@ -261,14 +270,8 @@ async def test_a_rebuild_that_was_killed_holds_nobody_off(
     tenantry: Command, urls: Urls, connect: Connect, tmp_path: Path, db: Database
 ) -> None:
     """The server ends the build although what it waits for has not ended; then `mend` can work."""
-    other = await connect(urls.admin)
-    writing = other.transaction()
-    await writing.start()
-    await other.execute("LOCK TABLE knowledge_chunks IN ROW EXCLUSIVE MODE")
-    process = await _started(urls, tmp_path, "rebuild", INDEX)
-    assert process.stderr is not None
-    for _ in range(2):
-        await asyncio.wait_for(process.stderr.readline(), 60)
+    writing = await _writing(urls, connect)
+    process = await _rebuilding(urls, tmp_path)
     process.kill()
     await process.wait()
     watching = await connect(urls.admin)
